@@ -1,0 +1,302 @@
+package placement
+
+import (
+	"cmp"
+	"math/bits"
+	"math/rand/v2"
+	"slices"
+)
+
+// assign fills a table of parts rows of n distinct drives (indexes into drives, which are sorted).
+//
+// It works in three steps. Shares: each drive gets a number of places in proportion to its
+// capacity, at most one a row. Columns: the places of one drive go to consecutive positions, round
+// and round, so each position gets its share ±1 and exactly parts places. Rows: places form a
+// bipartite graph, drives on one side, positions on the other, in which nothing has a degree above
+// parts, so its edges can be coloured with parts colours (Kőnig); a colour is a row, and being a
+// matching it names no drive twice. At last, rows with too many members on one node trade members
+// of the same position with other rows, which keeps all counts.
+//
+// When every drive is in every row, rotations do all that.
+func assign(drives []Drive, n, parts int) [][]int {
+	rows := make([][]int, parts)
+	room := make([]int, n*parts)
+	for i := range rows {
+		rows[i] = room[i*n : (i+1)*n : (i+1)*n]
+	}
+	if len(drives) == n {
+		for i, row := range rows {
+			for pos := range row {
+				row[pos] = (pos + i) % n
+			}
+		}
+		return rows
+	}
+	c := &colouring{rows: rows, at: make([][]int8, len(drives)), rnd: rand.New(rand.NewPCG(uint64(n), uint64(parts)))}
+	for _, row := range rows {
+		for pos := range row {
+			row[pos] = -1
+		}
+	}
+	for d := range c.at {
+		c.at[d] = slices.Repeat([]int8{-1}, parts)
+	}
+	// Places of one position at a time, in random order, so that rows mix drives well.
+	columns := make([][]int, n)
+	next := 0
+	for d, share := range shares(drives, n, parts) {
+		for range share {
+			columns[next] = append(columns[next], d)
+			next = (next + 1) % n
+		}
+	}
+	for pos, column := range columns {
+		c.rnd.Shuffle(len(column), func(i, j int) { column[i], column[j] = column[j], column[i] })
+		for _, d := range column {
+			c.place(d, pos)
+		}
+	}
+	if !sameNode(drives) {
+		c.separate(drives)
+	}
+	return rows
+}
+
+// shares divides n·parts places among the drives in proportion to capacity, none getting more than
+// parts: what a large drive cannot take goes to the others in proportion.
+func shares(drives []Drive, n, parts int) []int {
+	weights := weigh(drives)
+	out := make([]int, len(drives))
+	open := make([]int, len(drives)) // drives not yet filled to the brim
+	for d := range open {
+		open[d] = d
+	}
+	left := n * parts
+	for {
+		sum := uint64(0)
+		for _, d := range open {
+			sum += weights[d]
+		}
+		// A drive whose proportion reaches the cap is filled, and the others share the rest anew.
+		full := slices.DeleteFunc(slices.Clone(open), func(d int) bool {
+			q, _ := mulDiv(uint64(left), weights[d], sum)
+			return q < uint64(parts)
+		})
+		if len(full) == 0 {
+			return largestRemainder(out, open, weights, sum, left, parts)
+		}
+		for _, d := range full {
+			out[d] = parts
+			left -= parts
+		}
+		open = slices.DeleteFunc(open, func(d int) bool { return out[d] == parts })
+		if left <= 0 || len(open) == 0 {
+			return out
+		}
+	}
+}
+
+// largestRemainder gives the drives in open their whole proportion of left, and what rounding
+// leaves over to the largest remainders.
+func largestRemainder(out, open []int, weights []uint64, sum uint64, left, parts int) []int {
+	rest := left
+	remainder := make([]uint64, len(out))
+	for _, d := range open {
+		q, r := mulDiv(uint64(left), weights[d], sum)
+		out[d], remainder[d] = int(q), r
+		rest -= int(q)
+	}
+	order := slices.Clone(open)
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(remainder[b], remainder[a]) })
+	for _, d := range order {
+		if rest > 0 && out[d] < parts {
+			out[d]++
+			rest--
+		}
+	}
+	return out
+}
+
+// weigh returns capacities scaled so that their sum cannot overflow; unknown ones count as the
+// mean of the known ones.
+func weigh(drives []Drive) []uint64 {
+	weights := make([]uint64, len(drives))
+	sum, known := uint64(0), uint64(0)
+	for d := range drives {
+		if c := drives[d].Capacity; c > 0 {
+			weights[d] = c>>13 + 1 // MaxDrives is 2^12
+			sum += weights[d]
+			known++
+		}
+	}
+	mean := uint64(1)
+	if known > 0 {
+		mean = max(sum/known, 1)
+	}
+	for d := range weights {
+		if weights[d] == 0 {
+			weights[d] = mean
+		}
+	}
+	return weights
+}
+
+// mulDiv returns a·b/c and the remainder, for a·b/c < 2^64.
+func mulDiv(a, b, c uint64) (q, r uint64) {
+	hi, lo := bits.Mul64(a, b)
+	return bits.Div64(hi, lo, c)
+}
+
+// colouring is a partial edge colouring: rows[colour][position] = drive, and the same seen from the
+// drive, at[drive][colour] = position; -1 where there is none.
+type colouring struct {
+	rows [][]int
+	at   [][]int8
+	rnd  *rand.Rand
+}
+
+// place adds the edge drive–position.
+func (c *colouring) place(d, pos int) {
+	// A row where both are free, if chance or a search finds one.
+	start := c.rnd.IntN(len(c.rows))
+	forDrive, forPos := -1, -1
+	for i := range c.rows {
+		row := start + i
+		if row >= len(c.rows) {
+			row -= len(c.rows)
+		}
+		freeDrive, freePos := c.at[d][row] < 0, c.rows[row][pos] < 0
+		if freeDrive && freePos {
+			c.set(row, pos, d)
+			return
+		}
+		if freeDrive && forDrive < 0 {
+			forDrive = row
+		}
+		if freePos && forPos < 0 {
+			forPos = row
+		}
+	}
+	// Otherwise the row a = forDrive lacks the drive and b = forPos lacks the position. Both are
+	// there, since neither degree has reached the number of rows. Swap a and b along the path that
+	// leaves pos by a: in a bipartite graph it cannot end at d, and then a is free at both.
+	c.swapPath(pos, forDrive, forPos)
+	c.set(forDrive, pos, d)
+}
+
+// swapPath moves the member at pos in row a to row b, the member of b that is in its way (the same
+// drive at another position) to a, and so on.
+func (c *colouring) swapPath(pos, a, b int) {
+	type edge struct{ d, pos int }
+	var path []edge
+	from := a
+	for p := pos; ; {
+		d := c.rows[from][p]
+		if d < 0 {
+			break
+		}
+		path = append(path, edge{d, p})
+		// At drive d continue with the other colour, then from its position with this one again.
+		other := a + b - from
+		q := int(c.at[d][other])
+		if q < 0 {
+			break
+		}
+		path = append(path, edge{d, q})
+		p = q
+	}
+	// Edges alternate a, b, a, …: clear all, then set each in the other row.
+	for i, e := range path {
+		row := a
+		if i%2 == 1 {
+			row = b
+		}
+		c.rows[row][e.pos] = -1
+		c.at[e.d][row] = -1
+	}
+	for i, e := range path {
+		row := b
+		if i%2 == 1 {
+			row = a
+		}
+		c.set(row, e.pos, e.d)
+	}
+}
+
+func (c *colouring) set(row, pos, d int) {
+	c.rows[row][pos] = d
+	c.at[d][row] = int8(pos)
+}
+
+// separate trades members between rows until no row has more members on one node than the number
+// of nodes makes necessary, or no trade helps. Trades are within one position, so the counts stay.
+func (c *colouring) separate(drives []Drive) {
+	node := make([]int, len(drives))
+	index := map[[16]byte]int{}
+	for d := range drives {
+		i, ok := index[drives[d].Node]
+		if !ok {
+			i = len(index)
+			index[drives[d].Node] = i
+		}
+		node[d] = i
+	}
+	n := len(c.rows[0])
+	limit := (n + len(index) - 1) / len(index)
+	count := make([][]uint8, len(c.rows)) // members by row and node
+	for row := range c.rows {
+		count[row] = make([]uint8, len(index))
+		for _, d := range c.rows[row] {
+			count[row][node[d]]++
+		}
+	}
+	over := func(row int) (sum int) {
+		for _, k := range count[row] {
+			sum += max(int(k)-limit, 0)
+		}
+		return sum
+	}
+	for pass := 0; pass < 8; pass++ {
+		moved := false
+		for row := range c.rows {
+			for pos := 0; pos < n && over(row) > 0; pos++ {
+				if d := c.rows[row][pos]; int(count[row][node[d]]) > limit {
+					moved = c.trade(row, pos, node, count, over) || moved
+				}
+			}
+		}
+		if !moved {
+			return
+		}
+	}
+}
+
+// trade exchanges the member at pos of row with that of another row, if that lessens the excess of
+// both rows together.
+func (c *colouring) trade(row, pos int, node []int, count [][]uint8, over func(int) int) bool {
+	d := c.rows[row][pos]
+	start := c.rnd.IntN(len(c.rows))
+	for i := range c.rows {
+		other := (start + i) % len(c.rows)
+		e := c.rows[other][pos]
+		if other == row || node[e] == node[d] || c.at[e][row] >= 0 || c.at[d][other] >= 0 {
+			continue
+		}
+		before := over(row) + over(other)
+		exchange := func(in, out int) {
+			count[row][node[out]]--
+			count[row][node[in]]++
+			count[other][node[in]]--
+			count[other][node[out]]++
+		}
+		if exchange(e, d); over(row)+over(other) >= before {
+			exchange(d, e)
+			continue
+		}
+		c.at[d][row], c.at[e][other] = -1, -1
+		c.set(row, pos, e)
+		c.set(other, pos, d)
+		return true
+	}
+	return false
+}

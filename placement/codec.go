@@ -1,0 +1,306 @@
+package placement
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/zeebo/xxh3"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+const (
+	layoutMagic  = "OLAY"
+	layoutFormat = 1
+	// optionalFields is the first field number that a reader may ignore.
+	optionalFields = 1000
+)
+
+// Append appends the encoding of the layout to b.
+func (l *Layout) Append(b []byte) []byte {
+	start := len(b)
+	b = append(append(b, layoutMagic...), layoutFormat)
+	b = appendUint(b, 1, l.number)
+	b = appendUint(b, 2, uint64(l.bits))
+	b = appendBytes(b, 3, []byte{byte(l.profile.Data), byte(l.profile.Parity)})
+	b = appendBytes(b, 4, []byte{byte(l.reduced.Data), byte(l.reduced.Parity)})
+	index := make(map[uint16]int, len(l.drives))
+	for i := range l.drives {
+		index[l.drives[i].Num] = i
+		b = appendBytes(b, 5, l.drives[i].append(nil))
+	}
+	rows, table := l.distinctRows(index)
+	b = appendBytes(b, 6, rows)
+	b = appendBytes(b, 7, appendRuns(nil, table))
+	b = appendBytes(b, 8, appendRuns(nil, l.epochs))
+	b = appendBytes(b, 9, appendRuns(nil, l.spreads))
+	b = append(b, l.extra...)
+	return binary.LittleEndian.AppendUint64(b, xxh3.Hash(b[start:]))
+}
+
+// distinctRows returns the rows of the table without repetition, in order of first use, as indexes
+// into drives, and for each partition the number of its row.
+func (l *Layout) distinctRows(index map[uint16]int) (rows []byte, table []uint64) {
+	known := map[string]uint64{}
+	table = make([]uint64, l.Partitions())
+	var row []byte
+	for p := range table {
+		row = row[:0]
+		for _, d := range l.members(uint32(p)) {
+			row = protowire.AppendVarint(row, uint64(index[d]))
+		}
+		i, ok := known[string(row)]
+		if !ok {
+			i = uint64(len(known))
+			known[string(row)] = i
+			rows = append(rows, row...)
+		}
+		table[p] = i
+	}
+	return rows, table
+}
+
+func (d *Drive) append(b []byte) []byte {
+	b = appendUint(b, 1, uint64(d.Num))
+	b = appendBytes(b, 2, d.ID[:])
+	b = appendBytes(b, 3, d.Node[:])
+	b = appendBytes(b, 4, []byte(d.Zone))
+	b = appendUint(b, 5, d.Capacity)
+	return appendBytes(b, 6, []byte(d.Class))
+}
+
+// Decode reads a layout that Append made. It returns an error of kind Corrupt for bytes that are
+// damaged or could not have been written by Append, and of kind Unsupported for a newer format or
+// an unknown mandatory field.
+func Decode(b []byte) (*Layout, error) {
+	const op = "placement.Decode"
+	head, tail := len(layoutMagic)+1, 8
+	if len(b) < head+tail || string(b[:len(layoutMagic)]) != layoutMagic {
+		return nil, errs.E(op, errs.Corrupt, "not a layout")
+	}
+	body := b[:len(b)-tail]
+	if xxh3.Hash(body) != binary.LittleEndian.Uint64(b[len(body):]) {
+		return nil, errs.E(op, errs.Corrupt, "the checksum of the layout does not match")
+	}
+	if v := b[len(layoutMagic)]; v != layoutFormat {
+		return nil, errs.E(op, errs.Unsupported, fmt.Sprintf("layout format %d is unknown", v))
+	}
+	l, err := decodeBody(body[head:])
+	if err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	// One value has one encoding: what does not print back is not ours.
+	if !bytes.Equal(l.Append(nil), b) {
+		return nil, errs.E(op, errs.Corrupt, "the encoding of the layout is not canonical")
+	}
+	return l, nil
+}
+
+func decodeBody(b []byte) (*Layout, error) {
+	l := &Layout{}
+	var rows, table, epochs, spreads []byte
+	for len(b) > 0 {
+		f, size, err := nextField(b)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case f.num == 1:
+			l.number = f.uint
+		case f.num == 2 && f.uint <= MaxBits:
+			l.bits = uint8(f.uint)
+		case f.num == 3 && len(f.bytes) == 2:
+			l.profile = profile(int(f.bytes[0]), int(f.bytes[1]))
+		case f.num == 4 && len(f.bytes) == 2:
+			l.reduced = profile(int(f.bytes[0]), int(f.bytes[1]))
+		case f.num == 5 && len(l.drives) < MaxDrives:
+			d, err := decodeDrive(f.bytes)
+			if err != nil {
+				return nil, err
+			}
+			l.drives = append(l.drives, d)
+		case f.num == 6:
+			rows = f.bytes
+		case f.num == 7:
+			table = f.bytes
+		case f.num == 8:
+			epochs = f.bytes
+		case f.num == 9:
+			spreads = f.bytes
+		case f.num >= optionalFields:
+			l.extra = append(l.extra, b[:size]...)
+		case f.num <= 9:
+			return nil, corrupt("field %d of the layout is out of range", f.num)
+		default:
+			return nil, unknown(f.num)
+		}
+		b = b[size:]
+	}
+	n := l.profile.N()
+	if !l.profile.Valid() || !l.reduced.Valid() || l.reduced.N() > n || len(l.drives) < n || l.number == 0 {
+		return nil, corrupt("profile %d+%d over %d drives is out of range", l.profile.Data, l.profile.Parity, len(l.drives))
+	}
+	if !slices.IsSortedFunc(l.drives, func(a, b Drive) int { return int(a.Num) - int(b.Num) }) {
+		return nil, corrupt("drives are not in order")
+	}
+	if err := checkDrives(l.drives); err != nil {
+		return nil, errs.As("placement.Decode", errs.Corrupt, err)
+	}
+	if err := l.decodeTable(rows, table); err != nil {
+		return nil, err
+	}
+	var err error
+	if l.epochs, err = decodeRuns[uint64](epochs, l.Partitions(), 1<<63-1); err != nil {
+		return nil, err
+	}
+	l.spreads, err = decodeRuns[uint8](spreads, l.Partitions(), uint64(n))
+	return l, err
+}
+
+// decodeTable expands the table from its distinct rows.
+func (l *Layout) decodeTable(rows, table []byte) error {
+	n := l.N()
+	var distinct []uint16
+	for len(rows) > 0 {
+		v, size := protowire.ConsumeVarint(rows)
+		if size < 0 || v >= uint64(len(l.drives)) {
+			return corrupt("a row of the table names a drive that is not there")
+		}
+		distinct = append(distinct, l.drives[v].Num)
+		rows = rows[size:]
+	}
+	count := len(distinct) / n
+	if count == 0 || len(distinct)%n != 0 {
+		return corrupt("a row of the table is cut short")
+	}
+	for i := range count {
+		row := slices.Sorted(slices.Values(distinct[i*n : (i+1)*n]))
+		if len(slices.Compact(row)) != n {
+			return corrupt("a row of the table names a drive twice")
+		}
+	}
+	index, err := decodeRuns[uint64](table, l.Partitions(), uint64(count-1))
+	if err != nil {
+		return err
+	}
+	l.table = make([]uint16, 0, n*len(index))
+	for _, i := range index {
+		l.table = append(l.table, distinct[int(i)*n:(int(i)+1)*n]...)
+	}
+	return nil
+}
+
+func decodeDrive(b []byte) (Drive, error) {
+	var d Drive
+	for len(b) > 0 {
+		f, size, err := nextField(b)
+		if err != nil {
+			return d, err
+		}
+		switch {
+		case f.num == 1 && f.uint < 1<<16:
+			d.Num = uint16(f.uint)
+		case f.num == 2 && len(f.bytes) == len(d.ID):
+			d.ID = [16]byte(f.bytes)
+		case f.num == 3 && len(f.bytes) == len(d.Node):
+			d.Node = [16]byte(f.bytes)
+		case f.num == 4:
+			d.Zone = string(f.bytes)
+		case f.num == 5:
+			d.Capacity = f.uint
+		case f.num == 6:
+			d.Class = string(f.bytes)
+		default:
+			return d, unknown(f.num)
+		}
+		b = b[size:]
+	}
+	return d, nil
+}
+
+// appendRuns appends values as runs of (value, length).
+func appendRuns[T uint8 | uint64](b []byte, values []T) []byte {
+	for i := 0; i < len(values); {
+		j := i
+		for j < len(values) && values[j] == values[i] {
+			j++
+		}
+		b = protowire.AppendVarint(b, uint64(values[i]))
+		b = protowire.AppendVarint(b, uint64(j-i))
+		i = j
+	}
+	return b
+}
+
+// decodeRuns expands runs to exactly count values, each at most limit.
+func decodeRuns[T uint8 | uint64](b []byte, count uint32, limit uint64) ([]T, error) {
+	values := make([]T, 0, count)
+	for len(b) > 0 {
+		v, n := protowire.ConsumeVarint(b)
+		if n < 0 {
+			return nil, corrupt("a run of the layout is cut short")
+		}
+		b = b[n:]
+		length, n := protowire.ConsumeVarint(b)
+		if n < 0 || v > limit || length > uint64(count)-uint64(len(values)) {
+			return nil, corrupt("a run of the layout is out of range")
+		}
+		b = b[n:]
+		for range length {
+			values = append(values, T(v))
+		}
+	}
+	if len(values) != int(count) {
+		return nil, corrupt("the layout has %d entries for %d partitions", len(values), count)
+	}
+	return values, nil
+}
+
+// field is one wire field: a varint or bytes, by its wire type.
+type field struct {
+	num   protowire.Number
+	uint  uint64
+	bytes []byte
+}
+
+// nextField reads the field at the start of b and its whole size. Fields 1, 2 (layout) and 1, 5
+// (drive) hold numbers, the others bytes; a wrong type leaves the other half zero, which the
+// canonical check then refuses.
+func nextField(b []byte) (field, int, error) {
+	num, typ, head := protowire.ConsumeTag(b)
+	if head < 0 {
+		return field{}, 0, corrupt("a field of the layout has no valid tag")
+	}
+	f := field{num: num}
+	size := -1
+	switch typ {
+	case protowire.VarintType:
+		f.uint, size = protowire.ConsumeVarint(b[head:])
+	case protowire.BytesType:
+		f.bytes, size = protowire.ConsumeBytes(b[head:])
+	default:
+		size = protowire.ConsumeFieldValue(num, typ, b[head:])
+	}
+	if size < 0 {
+		return field{}, 0, corrupt("field %d of the layout is cut short", num)
+	}
+	return f, head + size, nil
+}
+
+func appendUint(b []byte, num protowire.Number, v uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.VarintType), v)
+}
+
+func appendBytes(b []byte, num protowire.Number, v []byte) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(b, num, protowire.BytesType), v)
+}
+
+func corrupt(format string, args ...any) error {
+	return errs.E("placement.Decode", errs.Corrupt, fmt.Sprintf(format, args...))
+}
+
+func unknown(num protowire.Number) error {
+	return errs.E("placement.Decode", errs.Unsupported, fmt.Sprintf("mandatory field %d of the layout is unknown", num))
+}

@@ -1,0 +1,39 @@
+// Package placement says where data belongs: the numbered layout with its table partition → n
+// drives, the quorums that follow from a profile, and the cover that a LIST must ask.
+//
+// Everything here is a pure value: values in, values out, no I/O, no clock, no randomness that is
+// not derived from the arguments. A Layout is immutable once made and may be shared freely.
+//
+// The package owns
+//   - the quorum formulas W, R, Z and k+r of the register (docs/protocol.md);
+//   - the hashes key → partition, (data id, chunk) → partition and data id → positions. They are
+//     part of the format: data are found by them, so they never change;
+//   - the layout and its encoding.
+//
+// It never decides whether a drive is alive, and never changes a layout: a change is a new
+// Layout with the next number, made because an operator asked for it.
+//
+// # Invariants
+//
+//   - W+W > n, R+W > n, Z+W > n and Z+R > n for every quorum that is handed out.
+//   - The drives of one partition are distinct.
+//   - The quorum of a partition changes only together with its epoch: the spread f is stored in
+//     the layout, not computed from what is known of hosts today.
+//
+// # Encoding of a layout
+//
+//	"OLAY" | format byte 1 | body | xxh3-64 of all before, little endian
+//
+// The body is a sequence of protobuf wire fields in ascending order of number, each at most once
+// but for field 5:
+//
+//	1 number (varint)        6 rows: distinct rows of the table, n varints each, every entry
+//	2 bits (varint)            an index into the drives (bytes)
+//	3 profile  k,m (bytes)   7 table: runs of (row index, length), varints (bytes)
+//	4 reduced  k,m (bytes)   8 epochs: runs of (epoch, length), varints (bytes)
+//	5 drive (bytes, many)    9 spreads: runs of (f, length), varints (bytes)
+//
+// Within a drive: 1 number, 2 id, 3 node, 4 zone, 5 capacity, 6 class. Numbers 10 to 15 are set
+// aside for transitions (staged newcomers with the mover's term), earlier places of a position,
+// hosts and zone caps. A field below 1000 that is unknown is refused; others are kept as they are.
+package placement
