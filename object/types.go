@@ -219,7 +219,7 @@ type UploadOptions struct {
 	Class             string
 	Owner             string             // the initiator
 	ChecksumAlgorithm checksum.Algorithm // zero: none asked for
-	ChecksumComposite bool               // COMPOSITE, else FULL_OBJECT; only with ChecksumAlgorithm
+	ChecksumType      checksum.Type      // Unset: the default of the algorithm
 	RetainUntil       time.Time
 	RetainMode        uint8
 	LegalHold         bool
@@ -234,7 +234,7 @@ type Upload struct {
 	Class             string
 	Owner             string
 	ChecksumAlgorithm checksum.Algorithm
-	ChecksumComposite bool
+	ChecksumType      checksum.Type
 }
 
 // PartOptions of PutPart.
@@ -291,7 +291,7 @@ type CompleteOptions struct {
 	If           Conditions
 	Size         *int64             // x-amz-mp-object-size: must equal the sum of the parts
 	Checksum     *metadata.Checksum // of the whole object, as the client computed it
-	ChecksumType string             // "", COMPOSITE or FULL_OBJECT: must equal the upload's
+	ChecksumType checksum.Type      // Unset, or it must equal the upload's
 }
 
 // ShardStatus says how one shard of one chunk stands.
