@@ -596,7 +596,7 @@ func (w *writer) run() {
 				s.e.mu.Unlock()
 			}
 		case err != nil:
-			s.drop(w, errs.Wrap("erasure.Encode", err))
+			s.drop(w, err)
 		default:
 			w.wrote++
 			gr.pending--

@@ -44,7 +44,7 @@ type Header struct {
 // ID returns the name of the shard.
 func (h Header) ID() ShardID { return ShardID{h.Chunk.Data, h.Chunk.Index, h.Shard} }
 
-// EncodeHeader writes h as a page to dst, which has 4096 bytes.
+// encodeHeader writes h as a page to dst, which has 4096 bytes.
 func encodeHeader(dst []byte, h Header) {
 	c := h.Chunk
 	clear(dst[:headerSize])
