@@ -89,6 +89,8 @@ type ReadRequest struct {
 	Address Address
 	Query   Query
 	Inline  bool // also return this drive's inline shard of the current (or first queried) version
+	// InlineID, when not zero, asks for the inline shard of that body instead, whatever the row says.
+	InlineID erasure.DataID
 }
 
 // ReadReply is the answer; Row nil: absent.
@@ -142,19 +144,21 @@ type PinReply struct {
 // ScanRequest reads registers of one kind in one bucket in key order, those of all partitions
 // of which the drive is a member.
 type ScanRequest struct {
-	Header    // Partition and Epoch unused
-	Kind      RegisterKind
-	Bucket    uint64
-	Prefix    []byte
-	After     []byte // exclusive lower bound of the key; nil: from the prefix
-	AfterSub  []byte // uploads and parts: continue within key After behind this sub-address
-	Delimiter []byte
-	Limit     int
-	Upload    UploadID // KindPart: parts of this upload of key Prefix only, After ignored
-	From      uint32   // KindPart: first part number
+	Header      // Partition and Epoch unused
+	Kind        RegisterKind
+	Bucket      uint64
+	Prefix      []byte
+	After       []byte // exclusive lower bound of the key; nil: from the prefix
+	AfterPrefix bool   // After is a common prefix: skip every key under it
+	AfterSub    []byte // KindUpload: continue within key After behind this upload id
+	Delimiter   []byte
+	Limit       int
+	Upload      UploadID // KindPart: parts of this upload of key Prefix only, After ignored
+	From        uint32   // KindPart: first part number
 }
 
-// ScanEntry is one row, or one common prefix with the first key under it as witness.
+// ScanEntry is one row, or one common prefix with the first key under it as witness, dead or alive.
+// The row comes without ring, delta, dead list and undo.
 type ScanEntry struct {
 	Address Address
 	Prefix  []byte // not nil: a common prefix; Row is the witness's
@@ -172,6 +176,19 @@ type FenceRequest struct {
 	Header
 	Bucket uint64
 	Epoch  uint64
+}
+
+// DropRequest removes the row of a tombstone that all n members hold decided at Ballot, and raises
+// the partition's floor to it in the same batch. A drive whose row is another keeps it.
+type DropRequest struct {
+	Header
+	Address Address
+	Ballot  Ballot
+}
+
+// Dropper is a Replica that can drop tombstones.
+type Dropper interface {
+	Drop(ctx context.Context, m *DropRequest) error
 }
 
 // Replica is one drive's side of the register, local or remote. Messages are immutable once

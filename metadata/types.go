@@ -205,8 +205,13 @@ type Row struct {
 
 // Undo is kept beside an undecided row: the row before (nil: none), and the version rows that the
 // delta changed or removed, as they were. Rows of Added did not exist before.
+//
+// A drive that jumped to a state without having the one before cannot return: Lossy, with the data
+// that its old rows named (up to a bound; what is beyond is left to the collection of orphans).
 type Undo struct {
 	Row   *Row
 	Put   []Version
 	Added []uint64
+	Lossy bool
+	Lost  []DeadData
 }

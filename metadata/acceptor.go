@@ -1,0 +1,1024 @@
+package metadata
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/errs"
+)
+
+const (
+	stripes        = 2048
+	pinStripes     = 256
+	maxPage        = 10000   // entries of one scan or versions page
+	maxPageBytes   = 4 << 20 // of stored rows behind one page
+	maxLost        = 1024    // let-go data remembered in one undo record
+	decideTogether = 64      // decisions applied in one batch
+)
+
+// Acceptor is one drive's side of the registers. It implements Replica and Dropper for a drive
+// whose records lie in a KV, and it is safe for concurrent use. What it promised survives a
+// restart because everything up to the ceiling counts as promised then.
+type Acceptor struct {
+	kv     KV
+	shards Shards
+	epoch  func(uint32) (uint64, bool)
+	now    func() time.Time
+	ahead  uint64 // microseconds
+	seed   maphash.Seed
+	mut    mutations
+
+	ceiling atomic.Uint64 // the durable promise ceiling
+	raising sync.Mutex    // held while the ceiling is raised
+
+	// fence is held for reading by whatever a fence may refuse, until it is applied.
+	fence  sync.RWMutex
+	fences map[uint64]uint64 // bucket → epoch
+
+	floorMu sync.RWMutex
+	floors  map[uint32]Ballot
+
+	keys [stripes]stripe
+	pins [pinStripes]stripe
+}
+
+// stripe serializes the registers (or the pins) that hash to it. Its lock is held over the synced
+// batch of an Accept, so that no reader sees what is not durable.
+type stripe struct {
+	mu       sync.RWMutex
+	promises promises // guarded by mu
+	removed  uint64   // deletions of shards so far, guarded by mu
+}
+
+// mutations break the protocol on purpose, for the tests that prove the checker. All are off.
+type mutations struct {
+	forgetPromises bool // a restart forgets the promises
+	noGuard        bool // shards are deleted in spite of a promise
+	keepFloor      bool // a tombstone is dropped without raising the floor
+	noFenceAccept  bool // the fence of a bucket refuses Prepares only
+	noHave         bool // the proposer does not look whether the shards are there
+	noRing         bool // a preempted operation proposes again blindly
+	noResolve      bool // a read answers with an unchosen row
+	noFinish       bool // a precondition fails on an unchosen row
+	dropAtW        bool // a tombstone is dropped when W drives hold it
+	orphanNoRound  bool // orphans are deleted without a register round
+	noFloorLow     bool // a state over an absent row does not inherit the floor
+	lastWriteWins  bool // an accept overwrites whatever is older, and promises are ignored
+	blindDelta     bool // a delta is applied to whatever is there
+}
+
+// NewAcceptor reads ceiling, floors and fences. Errors are those of the KV, Corrupt, Unsupported.
+func NewAcceptor(c AcceptorConfig) (*Acceptor, error) { return newAcceptor(c, mutations{}) }
+
+func newAcceptor(c AcceptorConfig, mut mutations) (*Acceptor, error) {
+	const op = "metadata.NewAcceptor"
+	a := &Acceptor{kv: c.KV, shards: c.Shards, epoch: c.Epoch, now: c.Now, mut: mut, seed: maphash.MakeSeed(),
+		ahead: uint64(c.Ahead.Microseconds()), fences: map[uint64]uint64{}, floors: map[uint32]Ballot{}}
+	if a.ahead == 0 {
+		a.ahead = 10e6
+	}
+	limit := c.Promises
+	if limit == 0 {
+		limit = 131072
+	}
+	key := ceilingKey()
+	value, err := a.kv.Get(key)
+	if err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	var mark Ballot
+	if value != nil {
+		b, err := openValue(key, value)
+		if err != nil {
+			return nil, errs.Wrap(op, err)
+		}
+		h, n := binary.Uvarint(b)
+		if n <= 0 {
+			return nil, errs.E(op, errs.Corrupt, "malformed promise ceiling")
+		}
+		a.ceiling.Store(h)
+		mark = Ballot{h, ^uint64(0)}
+	}
+	if mut.forgetPromises {
+		mark = Ballot{}
+	}
+	for i := range a.keys {
+		a.keys[i].promises = newPromises(limit/stripes, mark)
+	}
+	for i := range a.pins {
+		a.pins[i].promises = newPromises(limit/pinStripes, mark)
+	}
+	err = a.each([]byte{nsFence}, func(key, b []byte) error {
+		epoch, n := binary.Uvarint(b)
+		if len(key) != 9 || n <= 0 {
+			return errs.E(op, errs.Corrupt, "malformed fence")
+		}
+		a.fences[binary.BigEndian.Uint64(key[1:])] = epoch
+		return nil
+	})
+	if err == nil {
+		err = a.each([]byte{nsFloor}, func(key, b []byte) error {
+			f := field{typ: bytesType, b: b}
+			v := f.ballot()
+			if len(key) != 5 || f.err != nil {
+				return errs.E(op, errs.Corrupt, "malformed floor")
+			}
+			a.floors[binary.BigEndian.Uint32(key[1:])] = v
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	return a, nil
+}
+
+// each calls f with every key that begins with prefix and its payload, valid during the call.
+func (a *Acceptor) each(prefix []byte, f func(key, payload []byte) error) (err error) {
+	it, err := a.kv.NewIter(prefix, successor(prefix))
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := it.Close(); err == nil {
+			err = e
+		}
+	}()
+	for ok := it.First(); ok; ok = it.Next() {
+		b, err := openValue(it.Key(), it.Value())
+		if err == nil {
+			err = f(it.Key(), b)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return it.Err()
+}
+
+func (a *Acceptor) stripeOf(head []byte) *stripe {
+	return &a.keys[a.stripeNum(head)]
+}
+
+func (a *Acceptor) stripeNum(head []byte) int {
+	return int(maphash.Bytes(a.seed, head) % stripes)
+}
+
+func (a *Acceptor) pinStripe(name string) *stripe {
+	return &a.pins[maphash.String(a.seed, name)%pinStripes]
+}
+
+func pinName(id erasure.DataID, chunk uint32) string {
+	return string(binary.BigEndian.AppendUint32(id[:], chunk))
+}
+
+// member refuses messages for another epoch of the partition.
+func (a *Acceptor) member(op string, h *Header) error {
+	if epoch, ok := a.epoch(h.Partition); !ok || epoch != h.Epoch {
+		return errs.E(op, errs.Stale, "this drive serves another epoch of the partition")
+	}
+	return nil
+}
+
+// fenced refuses messages from before a bucket's deletion began. The caller holds a.fence.
+func (a *Acceptor) fenced(op string, h *Header, bucket uint64) error {
+	if h.BucketEpoch < a.fences[bucket] {
+		return errs.E(op, errs.Stale, "the bucket is being deleted, or was reopened since")
+	}
+	return nil
+}
+
+func (a *Acceptor) floor(partition uint32) Ballot {
+	a.floorMu.RLock()
+	defer a.floorMu.RUnlock()
+	return a.floors[partition]
+}
+
+// ensureCeiling makes sure that a promise of counter c survives a restart.
+func (a *Acceptor) ensureCeiling(c uint64) error {
+	if c <= a.ceiling.Load() {
+		return nil
+	}
+	a.raising.Lock()
+	defer a.raising.Unlock()
+	if c <= a.ceiling.Load() {
+		return nil
+	}
+	h := c + a.ahead
+	key := ceilingKey()
+	var b Batch
+	b.Set(key, sealValue(key, binary.AppendUvarint([]byte{rowFormat}, h)))
+	if err := a.kv.Apply(&b, true); err != nil {
+		return err
+	}
+	a.ceiling.Store(h)
+	return nil
+}
+
+func (a *Acceptor) row(head []byte) (*Row, error) {
+	value, err := a.kv.Get(head)
+	if err != nil || value == nil {
+		return nil, err
+	}
+	return decodeRow(head, value)
+}
+
+// bare returns row as it is sent: without undo.
+func bare(row *Row) *Row {
+	if row == nil || row.Undo == nil {
+		return row
+	}
+	r := *row
+	r.Undo = nil
+	return &r
+}
+
+// Prepare seals the data that comes with m, then promises.
+func (a *Acceptor) Prepare(ctx context.Context, m *PrepareRequest) (*PrepareReply, error) {
+	const op = "metadata.Prepare"
+	if err := m.Address.Check(); err != nil {
+		return nil, err
+	}
+	if m.Ballot.Counter == 0 || m.Ballot.Counter > MaxCounter {
+		return nil, errs.E(op, errs.Invalid, "ballot out of range")
+	}
+	head := headKey(&m.Address)
+	st := a.stripeOf(head)
+	reply := new(PrepareReply)
+	// Sealing can take long, and is done outside the locks. A deletion between it and the promise
+	// is noticed by the stripe's count.
+	var removed uint64
+	if m.Seal != nil {
+		if err := a.admit(op, &m.Header, m.Address.Bucket); err != nil {
+			return nil, err
+		}
+		st.mu.RLock()
+		removed = st.removed
+		st.mu.RUnlock()
+		if err := a.shards.Seal(ctx, m.Address, m.Seal); err != nil {
+			reply.SealKind = uint8(errs.KindOf(err))
+			if reply.SealKind == 0 {
+				reply.SealKind = uint8(errs.Drive)
+			}
+		} else {
+			reply.Have = true
+		}
+	}
+	if err := a.ensureCeiling(m.Ballot.Counter); err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	a.fence.RLock()
+	defer a.fence.RUnlock()
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if err := a.member(op, &m.Header); err != nil {
+		return nil, err
+	}
+	if err := a.fenced(op, &m.Header, m.Address.Bucket); err != nil {
+		return nil, err
+	}
+	row, err := a.row(head)
+	if err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	l := local{row: row, promise: st.promises.of(string(head)), floor: a.floor(m.Partition)}
+	if bar := l.bar(); !bar.Less(m.Ballot) {
+		reply.Hint = bar
+		return reply, nil
+	}
+	if reply.Have && st.removed != removed {
+		if reply.Have, err = a.shards.Have(ctx, m.Seal.Data.ID, 0); err != nil {
+			return nil, errs.Wrap(op, err)
+		}
+		if !reply.Have {
+			reply.SealKind = uint8(errs.NotFound)
+		}
+	}
+	if reply.Versions, err = a.query(&m.Address, row, &m.Query); err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	st.promises.raise(string(head), m.Ballot)
+	reply.Promised, reply.Row, reply.Floor = true, bare(row), l.floor
+	return reply, nil
+}
+
+// admit refuses early what Prepare would refuse later.
+func (a *Acceptor) admit(op string, h *Header, bucket uint64) error {
+	if err := a.member(op, h); err != nil {
+		return err
+	}
+	a.fence.RLock()
+	defer a.fence.RUnlock()
+	return a.fenced(op, h, bucket)
+}
+
+// Accept writes row, version rows, and the mark of what is not settled in one synced batch.
+func (a *Acceptor) Accept(_ context.Context, m *AcceptRequest) (*AcceptReply, error) {
+	const op = "metadata.Accept"
+	if err := m.Address.Check(); err != nil {
+		return nil, err
+	}
+	if m.Ballot.Counter == 0 || m.Ballot.Counter > MaxCounter || m.Ballot.Less(m.State.ID) {
+		return nil, errs.E(op, errs.Invalid, "ballot out of range")
+	}
+	head := headKey(&m.Address)
+	st := a.stripeOf(head)
+	a.fence.RLock()
+	defer a.fence.RUnlock()
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if err := a.member(op, &m.Header); err != nil {
+		return nil, err
+	}
+	if !a.mut.noFenceAccept {
+		if err := a.fenced(op, &m.Header, m.Address.Bucket); err != nil {
+			return nil, err
+		}
+	}
+	row, err := a.row(head)
+	if err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	l := local{row: row, promise: st.promises.of(string(head)), floor: a.floor(m.Partition)}
+	if a.mut.lastWriteWins {
+		l.promise = Ballot{}
+	}
+	v, h := judgeAccept(&l, m.Ballot, &m.State, m.Whole)
+	if a.mut.blindDelta && v == verdictBehind {
+		v, h = verdictApply, howDelta
+	}
+	switch v {
+	case verdictRefuse:
+		return &AcceptReply{Hint: l.bar()}, nil
+	case verdictAgain:
+		return &AcceptReply{Accepted: true}, nil
+	case verdictBehind:
+		return &AcceptReply{Behind: true}, nil
+	}
+	var b Batch
+	next, err := a.replace(&b, &m.Address, row, m.Ballot, &m.State, h, m.Full)
+	if err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	b.Set(head, encodeRow(head, next))
+	mark := addressKey(nsUnsettled, &m.Address)
+	b.Set(mark, sealValue(mark, appendMark(m.Ballot, m.Partition, a.now())))
+	if err := a.kv.Apply(&b, true); err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	st.promises.forget(string(head), m.Ballot)
+	return &AcceptReply{Accepted: true}, nil
+}
+
+// replace writes the version rows that make s the state under b, and returns the row.
+func (a *Acceptor) replace(b *Batch, addr *Address, row *Row, ballot Ballot, s *State, h how, full []Version) (*Row, error) {
+	next := &Row{Ballot: ballot, State: *s}
+	v := versionEdit{a: a, addr: addr, b: b}
+	switch h {
+	case howBallot:
+		next.Decided, next.State, next.Undo = row.Decided, row.State, row.Undo
+	case howDelta:
+		u := &Undo{}
+		if row != nil {
+			u.Row = bare(row)
+			if !row.Decided {
+				// Its own decision comes too late now; what it let go of is remembered here.
+				u.Lost, _ = garbageOf(addr.Kind, row)
+				u.Lost = u.Lost[:min(len(u.Lost), maxLost)]
+			}
+		}
+		next.Undo = u
+		if err := v.apply(&s.Delta, u); err != nil {
+			return nil, err
+		}
+	case howRedo:
+		v.revert(row.Undo)
+		next.Undo = &Undo{Row: row.Undo.Row, Lost: row.Undo.Lost}
+		if err := v.apply(&s.Delta, next.Undo); err != nil {
+			return nil, err
+		}
+	case howRevert:
+		v.revert(row.Undo)
+		next.State, next.Decided = row.Undo.Row.State, row.Undo.Row.Decided
+		if !next.Decided {
+			next.Undo = &Undo{Lossy: true, Lost: row.Undo.Lost}
+		}
+	case howReplace, howWhole:
+		u := &Undo{Lossy: true}
+		next.Undo = u
+		if row == nil {
+			break
+		}
+		var was []Version
+		if row.State.Older > 0 {
+			var err error
+			if was, _, err = a.versions(addr, ^uint64(0), maxLost); err != nil {
+				return nil, err
+			}
+			lower, upper := versionSpan(addr, ^uint64(0))
+			b.DeleteRange(lower, upper)
+		}
+		if row.Undo != nil {
+			u.Lost = append(u.Lost, row.Undo.Lost...)
+			if row.Undo.Row != nil {
+				u.Lost = append(u.Lost, letGo(addr.Kind, &row.Undo.Row.State, s, row.Undo.Put, full)...)
+			}
+		}
+		u.Lost = append(u.Lost, letGo(addr.Kind, &row.State, s, was, full)...)
+		u.Lost = u.Lost[:min(len(u.Lost), maxLost)]
+	}
+	if h == howWhole {
+		for i := range full {
+			v.set(&full[i])
+		}
+	}
+	return next, nil
+}
+
+// versionEdit changes the version rows of one register within a batch.
+type versionEdit struct {
+	a    *Acceptor
+	addr *Address
+	b    *Batch
+	over map[uint64]*Version // what revert changed: nil is removed
+}
+
+func (v *versionEdit) set(row *Version) {
+	key := versionKey(v.addr, row.Seq)
+	v.b.Set(key, encodeVersion(key, row))
+}
+
+// get returns a row as it is before the delta.
+func (v *versionEdit) get(seq uint64) (*Version, error) {
+	if row, ok := v.over[seq]; ok {
+		return row, nil
+	}
+	key := versionKey(v.addr, seq)
+	value, err := v.a.kv.Get(key)
+	if err != nil || value == nil {
+		return nil, err
+	}
+	row, err := decodeVersion(key, value)
+	return &row, err
+}
+
+// revert puts back what u remembers.
+func (v *versionEdit) revert(u *Undo) {
+	v.over = map[uint64]*Version{}
+	for _, seq := range u.Added {
+		v.over[seq] = nil
+		v.b.Delete(versionKey(v.addr, seq))
+	}
+	for i := range u.Put {
+		v.over[u.Put[i].Seq] = &u.Put[i]
+		v.set(&u.Put[i])
+	}
+}
+
+// apply writes d, and notes in u how to return.
+func (v *versionEdit) apply(d *Delta, u *Undo) error {
+	for i := range d.Put {
+		old, err := v.get(d.Put[i].Seq)
+		if err != nil {
+			return err
+		}
+		if old != nil {
+			u.Put = append(u.Put, *old)
+		} else {
+			u.Added = append(u.Added, d.Put[i].Seq)
+		}
+		v.set(&d.Put[i])
+	}
+	for _, seq := range d.Drop {
+		old, err := v.get(seq)
+		if err != nil {
+			return err
+		}
+		if old != nil {
+			u.Put = append(u.Put, *old)
+			v.b.Delete(versionKey(v.addr, seq))
+		}
+	}
+	return nil
+}
+
+// decided marks row as chosen and writes the garbage that follows from it.
+func (a *Acceptor) decided(b *Batch, addr *Address, partition uint32, row *Row) {
+	if row.Decided {
+		return
+	}
+	list, guard := garbageOf(addr.Kind, row)
+	at := a.now().UnixNano()
+	for i := range list {
+		g := GarbageRow{At: at, Address: *addr, Partition: partition, Dead: list[i], Guard: guard}
+		key := garbageKey(at, list[i].Data.ID)
+		b.Set(key, sealValue(key, g.appendTo([]byte{rowFormat})))
+	}
+	row.Decided, row.Undo = true, nil
+}
+
+// Decide marks rows as chosen. That need not be durable, as it can be found out again; the repair
+// rows for what is missing are.
+func (a *Acceptor) Decide(_ context.Context, list []Decision) error {
+	const op = "metadata.Decide"
+	for len(list) > 0 {
+		n := min(len(list), decideTogether)
+		if err := a.decideSome(list[:n]); err != nil {
+			return errs.Wrap(op, err)
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
+func (a *Acceptor) decideSome(list []Decision) error {
+	heads := make([][]byte, len(list))
+	locks := make([]int, 0, len(list))
+	for i := range list {
+		if err := list[i].Address.Check(); err != nil {
+			return err
+		}
+		heads[i] = headKey(&list[i].Address)
+		locks = append(locks, a.stripeNum(heads[i]))
+	}
+	slices.Sort(locks) // in one order, so that two batches cannot wait for each other
+	locks = slices.Compact(locks)
+	for _, s := range locks {
+		a.keys[s].mu.Lock()
+	}
+	defer func() {
+		for _, s := range locks {
+			a.keys[s].mu.Unlock()
+		}
+	}()
+	var b Batch
+	sync := false
+	rows := map[string]*Row{} // as changed by this batch
+	repairs := map[string][]uint8{}
+	for i := range list {
+		m := &list[i]
+		if a.member("metadata.Decide", &m.Header) != nil {
+			continue // the partition has moved on; the row with it
+		}
+		row, ok := rows[string(heads[i])]
+		if !ok {
+			var err error
+			if row, err = a.row(heads[i]); err != nil {
+				return err
+			}
+			rows[string(heads[i])] = row
+		}
+		if row != nil && row.Ballot == m.Ballot {
+			if !row.Decided {
+				a.decided(&b, &m.Address, m.Partition, row)
+				b.Set(heads[i], encodeRow(heads[i], row))
+			}
+			if m.Settled {
+				b.Delete(addressKey(nsUnsettled, &m.Address))
+			}
+		}
+		if len(m.Missing) > 0 {
+			key := addressKey(nsRepair, &m.Address)
+			have, ok := repairs[string(key)]
+			if !ok {
+				var err error
+				if have, err = a.repairOf(key); err != nil {
+					return err
+				}
+			}
+			have = union(have, m.Missing)
+			repairs[string(key)] = have
+			b.Set(key, sealValue(key, appendRepair(m.Partition, have)))
+			sync = true
+		}
+	}
+	if len(b.Ops) == 0 {
+		return nil
+	}
+	return a.kv.Apply(&b, sync)
+}
+
+func union(a, b []uint8) []uint8 {
+	out := append(slices.Clone(a), b...)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Read returns the row, the version rows asked for, and an inline shard.
+func (a *Acceptor) Read(ctx context.Context, m *ReadRequest) (*ReadReply, error) {
+	const op = "metadata.Read"
+	if err := m.Address.Check(); err != nil {
+		return nil, err
+	}
+	reply, err := a.read(op, m)
+	if err != nil {
+		return nil, err
+	}
+	id := m.InlineID
+	if id == (erasure.DataID{}) && m.Inline {
+		id = inlineData(reply, &m.Query)
+	}
+	if id != (erasure.DataID{}) {
+		if reply.Inline, err = a.shards.Inline(ctx, id); err != nil {
+			// The row is worth having without it.
+			reply.Inline = nil
+		}
+		reply.InlineID = id
+	}
+	return reply, nil
+}
+
+func (a *Acceptor) read(op string, m *ReadRequest) (*ReadReply, error) {
+	head := headKey(&m.Address)
+	st := a.stripeOf(head)
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	if err := a.member(op, &m.Header); err != nil {
+		return nil, err
+	}
+	row, err := a.row(head)
+	if err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	reply := &ReadReply{Row: bare(row), Floor: a.floor(m.Partition)}
+	if reply.Versions, err = a.query(&m.Address, row, &m.Query); err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	return reply, nil
+}
+
+// inlineData returns the id of the inline body that a read is about: of the version queried first,
+// else of the current one.
+func inlineData(reply *ReadReply, q *Query) (id erasure.DataID) {
+	v := subject(reply.Row, reply.Versions, q)
+	if v != nil && v.Data != nil && v.Data.Inline() {
+		id = v.Data.ID
+	}
+	if v != nil && v.Manifest != nil && v.Manifest.Inline() {
+		id = v.Manifest.ID
+	}
+	return id
+}
+
+// subject returns the version that a read is about.
+func subject(row *Row, versions []Version, q *Query) *Version {
+	if row == nil {
+		return nil
+	}
+	current := row.State.Current
+	if len(q.Seqs) == 0 && q.Below == 0 {
+		return current
+	}
+	if len(q.Seqs) > 0 {
+		if current != nil && current.Seq == q.Seqs[0] {
+			return current
+		}
+		for i := range versions {
+			if versions[i].Seq == q.Seqs[0] {
+				return &versions[i]
+			}
+		}
+		return nil
+	}
+	for i := range versions {
+		if versions[i].Seq < q.Below {
+			return &versions[i]
+		}
+	}
+	return nil
+}
+
+// query reads the version rows that q names.
+func (a *Acceptor) query(addr *Address, row *Row, q *Query) (list []Version, err error) {
+	if row == nil || row.State.Older == 0 {
+		return nil, nil
+	}
+	for _, seq := range q.Seqs {
+		key := versionKey(addr, seq)
+		value, err := a.kv.Get(key)
+		if err != nil {
+			return nil, err
+		}
+		if value == nil {
+			continue
+		}
+		v, err := decodeVersion(key, value)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	if q.Below != 0 {
+		below, _, err := a.versions(addr, q.Below, 1)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range below {
+			if !slices.Contains(q.Seqs, v.Seq) {
+				list = append(list, v)
+			}
+		}
+	}
+	return list, nil
+}
+
+// versions reads up to limit version rows, newest first.
+func (a *Acceptor) versions(addr *Address, below uint64, limit int) (list []Version, more bool, err error) {
+	lower, upper := versionSpan(addr, below)
+	it, err := a.kv.NewIter(lower, upper)
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() {
+		if e := it.Close(); err == nil {
+			err = e
+		}
+	}()
+	size := 0
+	for ok := it.First(); ok; ok = it.Next() {
+		if len(list) >= limit || size > maxPageBytes {
+			return list, true, it.Err()
+		}
+		v, err := decodeVersion(it.Key(), it.Value())
+		if err != nil {
+			return nil, false, err
+		}
+		size += len(it.Value())
+		list = append(list, v)
+	}
+	return list, false, it.Err()
+}
+
+// Versions pages through the version rows of one register, newest first.
+func (a *Acceptor) Versions(_ context.Context, m *VersionsRequest) (*VersionsReply, error) {
+	const op = "metadata.Versions"
+	if err := m.Address.Check(); err != nil {
+		return nil, err
+	}
+	head := headKey(&m.Address)
+	st := a.stripeOf(head)
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	if err := a.member(op, &m.Header); err != nil {
+		return nil, err
+	}
+	row, err := a.row(head)
+	if err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	reply := &VersionsReply{Row: bare(row)}
+	if row != nil && row.State.Older > 0 {
+		reply.Versions, reply.More, err = a.versions(&m.Address, m.Below, pageLimit(m.Limit))
+	}
+	return reply, errs.Wrap(op, err)
+}
+
+func pageLimit(n int) int {
+	if n <= 0 {
+		return 1000
+	}
+	return min(n, maxPage)
+}
+
+// Install repairs: it writes a state that is known to be chosen. The error is Behind when the
+// version rows are needed, and Conflict when the row may be older than a tombstone dropped here: then
+// the state must be accepted again under a new ballot.
+func (a *Acceptor) Install(_ context.Context, m *InstallRequest) error {
+	const op = "metadata.Install"
+	if err := m.Address.Check(); err != nil {
+		return err
+	}
+	if m.Row.Ballot.Counter == 0 || m.Row.Ballot.Counter > MaxCounter {
+		return errs.E(op, errs.Invalid, "ballot out of range")
+	}
+	head := headKey(&m.Address)
+	st := a.stripeOf(head)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if err := a.member(op, &m.Header); err != nil {
+		return err
+	}
+	row, err := a.row(head)
+	if err != nil {
+		return errs.Wrap(op, err)
+	}
+	l := local{row: row, floor: a.floor(m.Partition)}
+	h, ok, conflict := judgeInstall(&l, &m.Row, m.Whole)
+	switch {
+	case conflict:
+		return errs.E(op, errs.Conflict, "the row is not above the floor")
+	case !ok:
+		return nil
+	case h == howBehind:
+		return errs.E(op, errs.Behind, "the version rows are needed")
+	}
+	var b Batch
+	ballot := m.Row.Ballot
+	if row != nil {
+		ballot = maxBallot(ballot, row.Ballot)
+	}
+	next, err := a.replace(&b, &m.Address, row, ballot, &m.Row.State, h, m.Full)
+	if err != nil {
+		return errs.Wrap(op, err)
+	}
+	a.decided(&b, &m.Address, m.Partition, next)
+	b.Set(head, encodeRow(head, next))
+	return errs.Wrap(op, a.kv.Apply(&b, true))
+}
+
+// Pin makes the shard of a later chunk durable and protects it as a promise does.
+func (a *Acceptor) Pin(ctx context.Context, m *PinRequest) (*PinReply, error) {
+	const op = "metadata.Pin"
+	if m.Ballot.Counter == 0 || m.Ballot.Counter > MaxCounter {
+		return nil, errs.E(op, errs.Invalid, "ballot out of range")
+	}
+	if err := a.member(op, &m.Header); err != nil {
+		return nil, err
+	}
+	name := pinName(m.Data, m.Chunk)
+	st := a.pinStripe(name)
+	st.mu.RLock()
+	removed := st.removed
+	st.mu.RUnlock()
+	if err := a.shards.SealChunk(ctx, m.Data, m.Chunk); err != nil {
+		if errs.Is(err, errs.NotFound) {
+			return &PinReply{}, nil
+		}
+		return nil, errs.Wrap(op, err)
+	}
+	if err := a.ensureCeiling(m.Ballot.Counter); err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.removed != removed {
+		have, err := a.shards.Have(ctx, m.Data, m.Chunk)
+		if err != nil || !have {
+			return &PinReply{}, errs.Wrap(op, err)
+		}
+	}
+	if st.promises.of(name).Less(m.Ballot) {
+		st.promises.raise(name, m.Ballot)
+	}
+	return &PinReply{Have: true}, nil
+}
+
+// Fence refuses from now on what comes from an older epoch of the bucket.
+func (a *Acceptor) Fence(_ context.Context, m *FenceRequest) error {
+	a.fence.Lock() // waits for what is being applied
+	defer a.fence.Unlock()
+	if a.fences[m.Bucket] >= m.Epoch {
+		return nil
+	}
+	var b Batch
+	key := fenceKey(m.Bucket)
+	b.Set(key, sealValue(key, binary.AppendUvarint([]byte{rowFormat}, m.Epoch)))
+	if err := a.kv.Apply(&b, true); err != nil {
+		return errs.Wrap("metadata.Fence", err)
+	}
+	a.fences[m.Bucket] = m.Epoch
+	return nil
+}
+
+// Drop removes a decided tombstone and raises the floor in the same batch. Only when all n members
+// hold the tombstone decided may it be called.
+func (a *Acceptor) Drop(_ context.Context, m *DropRequest) error {
+	const op = "metadata.Drop"
+	if err := m.Address.Check(); err != nil {
+		return err
+	}
+	head := headKey(&m.Address)
+	st := a.stripeOf(head)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if err := a.member(op, &m.Header); err != nil {
+		return err
+	}
+	row, err := a.row(head)
+	if err != nil {
+		return errs.Wrap(op, err)
+	}
+	if !judgeDrop(row, m.Ballot) {
+		return nil
+	}
+	a.floorMu.Lock()
+	defer a.floorMu.Unlock()
+	var b Batch
+	b.Delete(head)
+	b.Delete(addressKey(nsUnsettled, &m.Address))
+	raise := a.floors[m.Partition].Less(m.Ballot) && !a.mut.keepFloor
+	if raise {
+		key := floorKey(m.Partition)
+		b.Set(key, sealValue(key, appendBallot([]byte{rowFormat}, m.Ballot)))
+	}
+	if err := a.kv.Apply(&b, true); err != nil {
+		return errs.Wrap(op, err)
+	}
+	if raise {
+		a.floors[m.Partition] = m.Ballot
+	}
+	return nil
+}
+
+// MayDelete calls remove, which removes the shard of chunk of id from this drive, if no row here
+// names id and no promise or pin above guard may yet come to: true then, with remove's error. The
+// register is locked meanwhile. The guard is the ballot of the round that found nobody who refers to
+// id, or that of a GarbageRow.
+func (a *Acceptor) MayDelete(addr Address, id erasure.DataID, chunk uint32, guard Ballot, remove func() error) (bool, error) {
+	const op = "metadata.MayDelete"
+	if err := addr.Check(); err != nil {
+		return false, err
+	}
+	head := headKey(&addr)
+	st := a.stripeOf(head)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	row, err := a.row(head)
+	if err != nil {
+		return false, errs.Wrap(op, err)
+	}
+	named, err := a.names(&addr, row, id)
+	if err != nil || named {
+		return false, errs.Wrap(op, err)
+	}
+	if !a.mut.noGuard {
+		if chunk == 0 && guard.Less(st.promises.of(string(head))) {
+			return false, nil
+		}
+		if chunk == 0 && row != nil && guard.Less(row.Ballot) {
+			return false, nil
+		}
+	}
+	if chunk > 0 {
+		name := pinName(id, chunk)
+		pin := a.pinStripe(name)
+		pin.mu.Lock()
+		defer pin.mu.Unlock()
+		if guard.Less(pin.promises.of(name)) {
+			return false, nil
+		}
+		pin.removed++
+	}
+	st.removed++
+	return true, remove()
+}
+
+// Names reports whether a row of the register here names id, decided or not.
+func (a *Acceptor) Names(addr Address, id erasure.DataID) (bool, error) {
+	if err := addr.Check(); err != nil {
+		return false, err
+	}
+	head := headKey(&addr)
+	st := a.stripeOf(head)
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	row, err := a.row(head)
+	if err != nil {
+		return false, err
+	}
+	return a.names(&addr, row, id)
+}
+
+// names reports whether row, what it can return to, or a version row names id.
+func (a *Acceptor) names(addr *Address, row *Row, id erasure.DataID) (found bool, err error) {
+	if row == nil {
+		return false, nil
+	}
+	look := func(d DeadData) { found = found || d.Data.ID == id }
+	found = stateNames(addr.Kind, &row.State, id)
+	if u := row.Undo; u != nil {
+		if u.Row != nil && stateNames(addr.Kind, &u.Row.State, id) {
+			found = true
+		}
+		for i := range u.Put {
+			namedBy(&u.Put[i], look)
+		}
+	}
+	if found || row.State.Older == 0 {
+		return found, nil
+	}
+	lower, upper := versionSpan(addr, ^uint64(0))
+	it, err := a.kv.NewIter(lower, upper)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		if e := it.Close(); err == nil {
+			err = e
+		}
+	}()
+	for ok := it.First(); ok; ok = it.Next() {
+		// Ids are random: bytes that look like one are one, or keep the shard for nothing.
+		if bytes.Contains(it.Value(), id[:]) {
+			return true, nil
+		}
+	}
+	return false, it.Err()
+}

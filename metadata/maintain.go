@@ -1,0 +1,264 @@
+package metadata
+
+import (
+	"encoding/binary"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/ostraka/ostraka/internal/errs"
+)
+
+// The work lists of one drive: what is to be repaired, settled, removed. Each is a namespace of its
+// record store, paged through by address or by time.
+
+const bytesType = protowire.BytesType
+
+// appendBallot appends a ballot as it stands in a field.
+func appendBallot(b []byte, v Ballot) []byte {
+	return binary.BigEndian.AppendUint64(protowire.AppendVarint(b, v.Counter), v.Proposer)
+}
+
+func appendMark(b Ballot, partition uint32, at time.Time) []byte {
+	v := putBallot([]byte{rowFormat}, 1, b)
+	v = putUint(v, 2, uint64(partition))
+	return putFixed(v, 3, uint64(at.UnixNano()))
+}
+
+func (u *UnsettledRow) unmarshal(b []byte) error {
+	_, err := decode(b, func(f *field) bool {
+		switch f.num {
+		case 1:
+			u.Ballot = f.ballot()
+		case 2:
+			u.Partition = f.u32()
+		case 3:
+			u.Since = int64(f.fixed())
+		default:
+			return false
+		}
+		return true
+	})
+	return err
+}
+
+func appendRepair(partition uint32, positions []uint8) []byte {
+	return putBytes(putUint([]byte{rowFormat}, 1, uint64(partition)), 2, positions)
+}
+
+func (r *RepairRow) unmarshal(b []byte) error {
+	_, err := decode(b, func(f *field) bool {
+		switch f.num {
+		case 1:
+			r.Partition = f.u32()
+		case 2:
+			r.Positions = f.bytes(maxPositions)
+		default:
+			return false
+		}
+		return true
+	})
+	return err
+}
+
+func (g *GarbageRow) appendTo(b []byte) []byte {
+	b = putMsg(b, 1, g.Address.AppendTo)
+	b = putUint(b, 2, uint64(g.Partition))
+	b = putMsg(b, 3, g.Dead.AppendTo)
+	return putBallot(b, 4, g.Guard)
+}
+
+func (g *GarbageRow) unmarshal(b []byte) error {
+	_, err := decode(b, func(f *field) bool {
+		switch f.num {
+		case 1:
+			f.sub(g.Address.Unmarshal)
+		case 2:
+			g.Partition = f.u32()
+		case 3:
+			f.sub(g.Dead.Unmarshal)
+		case 4:
+			g.Guard = f.ballot()
+		default:
+			return false
+		}
+		return true
+	})
+	return err
+}
+
+// page calls f with up to limit keys of a namespace that are above after and below upper (nil: the
+// end of the namespace).
+func (a *Acceptor) page(ns byte, after, upper []byte, limit int, f func(key, payload []byte) error) (err error) {
+	lower := []byte{ns}
+	if after != nil {
+		lower = append(append([]byte{}, after...), 0)
+	}
+	if upper == nil {
+		upper = []byte{ns + 1}
+	}
+	it, err := a.kv.NewIter(lower, upper)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := it.Close(); err == nil {
+			err = e
+		}
+	}()
+	for ok := it.First(); ok && limit > 0; ok = it.Next() {
+		b, err := openValue(it.Key(), it.Value())
+		if err == nil {
+			err = f(it.Key(), b)
+		}
+		if err != nil {
+			return err
+		}
+		limit--
+	}
+	return it.Err()
+}
+
+// addresses pages through a namespace that is keyed by address.
+func (a *Acceptor) addresses(ns byte, after *Address, limit int, f func(addr Address, payload []byte) error) error {
+	var key []byte
+	if after != nil {
+		key = addressKey(ns, after)
+	}
+	return a.page(ns, key, nil, pageLimit(limit), func(key, b []byte) error {
+		addr, rest, err := cutAddress(key[1:])
+		if err == nil && len(rest) > 0 {
+			err = errs.E("metadata.addresses", errs.Corrupt, "malformed key in the record store")
+		}
+		if err != nil {
+			return err
+		}
+		return f(addr, b)
+	})
+}
+
+// Repairs lists registers of which row or shard may be missing somewhere, in order of address,
+// behind after (nil: from the start).
+func (a *Acceptor) Repairs(after *Address, limit int) (list []RepairRow, err error) {
+	err = a.addresses(nsRepair, after, limit, func(addr Address, b []byte) error {
+		list = append(list, RepairRow{Address: addr})
+		return list[len(list)-1].unmarshal(b)
+	})
+	return list, errs.Wrap("metadata.Repairs", err)
+}
+
+func (a *Acceptor) repairOf(key []byte) ([]uint8, error) {
+	value, err := a.kv.Get(key)
+	if err != nil || value == nil {
+		return nil, err
+	}
+	b, err := openValue(key, value)
+	if err != nil {
+		return nil, err
+	}
+	var r RepairRow
+	err = r.unmarshal(b)
+	return r.Positions, err
+}
+
+// AddRepair asks for a repair, durably.
+func (a *Acceptor) AddRepair(r RepairRow) error {
+	return a.editRepair("metadata.AddRepair", &r, true, func(have []uint8) []uint8 { return union(have, r.Positions) })
+}
+
+// ClearRepair takes positions off the list, those that were repaired.
+func (a *Acceptor) ClearRepair(r RepairRow) error {
+	return a.editRepair("metadata.ClearRepair", &r, false, func(have []uint8) []uint8 {
+		var left []uint8
+		for _, p := range have {
+			gone := false
+			for _, q := range r.Positions {
+				gone = gone || p == q
+			}
+			if !gone {
+				left = append(left, p)
+			}
+		}
+		return left
+	})
+}
+
+func (a *Acceptor) editRepair(op string, r *RepairRow, sync bool, edit func([]uint8) []uint8) error {
+	if err := r.Address.Check(); err != nil {
+		return err
+	}
+	key := addressKey(nsRepair, &r.Address)
+	st := a.stripeOf(headKey(&r.Address))
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	have, err := a.repairOf(key)
+	if err != nil {
+		return errs.Wrap(op, err)
+	}
+	var b Batch
+	if left := edit(have); len(left) > 0 {
+		b.Set(key, sealValue(key, appendRepair(r.Partition, left)))
+	} else {
+		b.Delete(key)
+	}
+	return errs.Wrap(op, a.kv.Apply(&b, sync))
+}
+
+// Unsettled lists registers whose row was accepted here and of which it is not known that all
+// members were heard. Client.Resync settles them.
+func (a *Acceptor) Unsettled(after *Address, limit int) (list []UnsettledRow, err error) {
+	err = a.addresses(nsUnsettled, after, limit, func(addr Address, b []byte) error {
+		list = append(list, UnsettledRow{Address: addr})
+		return list[len(list)-1].unmarshal(b)
+	})
+	return list, errs.Wrap("metadata.Unsettled", err)
+}
+
+// ClearUnsettled removes the mark of a register that has no row here any more, or whose row is not
+// the one that the mark is about and is decided.
+func (a *Acceptor) ClearUnsettled(u UnsettledRow) error {
+	const op = "metadata.ClearUnsettled"
+	if err := u.Address.Check(); err != nil {
+		return err
+	}
+	head := headKey(&u.Address)
+	st := a.stripeOf(head)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	row, err := a.row(head)
+	if err != nil {
+		return errs.Wrap(op, err)
+	}
+	if row != nil && (!row.Decided || row.Ballot == u.Ballot) {
+		return nil
+	}
+	var b Batch
+	b.Delete(addressKey(nsUnsettled, &u.Address))
+	return errs.Wrap(op, a.kv.Apply(&b, false))
+}
+
+// Garbage lists data that became garbage before a time, oldest first.
+func (a *Acceptor) Garbage(before time.Time, limit int) (list []GarbageRow, err error) {
+	upper := binary.BigEndian.AppendUint64([]byte{nsGarbage}, uint64(before.UnixNano()))
+	err = a.page(nsGarbage, nil, upper, pageLimit(limit), func(key, b []byte) error {
+		if len(key) != 1+8+16 {
+			return errs.E("metadata.Garbage", errs.Corrupt, "malformed key in the record store")
+		}
+		list = append(list, GarbageRow{At: int64(binary.BigEndian.Uint64(key[1:]))})
+		return list[len(list)-1].unmarshal(b)
+	})
+	return list, errs.Wrap("metadata.Garbage", err)
+}
+
+// ClearGarbage removes rows of which the shards are gone, or left to the collection of orphans. It
+// is not synced: to delete twice does no harm.
+func (a *Acceptor) ClearGarbage(rows []GarbageRow) error {
+	var b Batch
+	for i := range rows {
+		b.Delete(garbageKey(rows[i].At, rows[i].Dead.Data.ID))
+	}
+	if len(b.Ops) == 0 {
+		return nil
+	}
+	return errs.Wrap("metadata.ClearGarbage", a.kv.Apply(&b, false))
+}
