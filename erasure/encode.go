@@ -29,7 +29,7 @@ type EncoderOptions struct {
 	// Group is the most stripes that are written with one call, which makes larger writes with small
 	// k. Default: as many as make 1 MiB per shard.
 	Group int
-	// Memory is what the buffers of all streams together should take, in bytes; default 56 MiB. New
+	// Memory is what the buffers of all streams together should take, in bytes; default 62 MiB. New
 	// streams get smaller groups as it fills, down to two groups of one stripe, which they get in
 	// any case: a bound on the number of streams is the caller's.
 	Memory int64
@@ -71,7 +71,7 @@ func NewEncoder(o Options) *Encoder {
 		o.Group = 1 << 20 / BlockSize
 	}
 	if o.Memory <= 0 {
-		o.Memory = 56 << 20
+		o.Memory = 62 << 20
 	}
 	if o.LagTimeout <= 0 {
 		o.LagTimeout = 10 * time.Second
@@ -135,7 +135,7 @@ func (e *Encoder) Encode(ctx context.Context, c Chunk, r io.Reader, need int, si
 }
 
 // reserve decides how many stripes a group of a new stream has and takes its buffers from the budget.
-// A stream gets at most a sixth of what is left, so that many can start at about the same time.
+// A stream gets at most a fifth of what is left, so that many can start at about the same time.
 func (e *Encoder) reserve(c Chunk, g geometry) (group, depth int, bytes int64, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -144,7 +144,7 @@ func (e *Encoder) reserve(c Chunk, g geometry) (group, depth int, bytes int64, e
 	}
 	perBlock := int64(c.Profile.N()) * BlockSize
 	group, depth = e.o.Group, e.o.Depth
-	for left := e.o.Memory - e.reserved; int64(group)*int64(depth)*perBlock > left/6; {
+	for left := e.o.Memory - e.reserved; int64(group)*int64(depth)*perBlock > left/5; {
 		if group > 1 {
 			group = (group + 1) / 2
 		} else if depth > 2 {

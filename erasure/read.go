@@ -326,7 +326,7 @@ func (r *ChunkReader) openEnough(ctx context.Context) error {
 	}
 	hedge := r.hedgeAfter()
 	var timer *time.Timer
-	var late <-chan time.Time
+	var late, grace <-chan time.Time
 	if hedge > 0 {
 		timer = time.NewTimer(hedge)
 		defer timer.Stop()
@@ -334,9 +334,19 @@ func (r *ChunkReader) openEnough(ctx context.Context) error {
 	}
 	for opened < r.g.k {
 		if opened+len(pending) < r.g.k && !more() {
-			return r.shortage("erasure.OpenChunk", nil)
+			// It has failed. What is still opening may tell whether the chunk is lost or out of reach.
+			if len(pending) == 0 {
+				return r.shortage("erasure.OpenChunk", nil)
+			}
+			if grace == nil {
+				t := time.NewTimer(max(hedge, hedgeMin))
+				defer t.Stop()
+				grace = t.C
+			}
 		}
 		select {
+		case <-grace:
+			return r.shortage("erasure.OpenChunk", nil)
 		case res := <-results:
 			delete(pending, res.s)
 			if res.err == nil {

@@ -18,10 +18,11 @@ var someProfiles = []Profile{{1, 0}, {1, 1}, {2, 0}, {2, 1}, {2, 2}, {3, 2}, {4,
 
 func sizesFor(k int) []int {
 	b := BlockSize
-	s := []int{0, 1, 2, k - 1, k, k + 1, 4095, 4096, 4096*k + 1, b - 1, b, b + 1, b*k - 1, b * k, b*k + 1, b*k + b, b*k + b + 1}
-	if k <= 4 {
-		s = append(s, 3*b*k+5, 4*b*k, 5*b*k-1, 9*b*k+k*100+1)
+	if k > 4 {
+		return []int{0, 1, k - 1, k, k + 1, 4096*k + 1, b + 1, b*k - 1, b * k, b*k + 1}
 	}
+	s := []int{0, 1, 2, k - 1, k, k + 1, 4095, 4096, 4096*k + 1, b - 1, b, b + 1, b*k - 1, b * k, b*k + 1, b*k + b, b*k + b + 1}
+	s = append(s, 4*b*k, 5*b*k-1, 9*b*k+k*100+1)
 	slices.Sort(s)
 	return slices.Compact(s)
 }
@@ -30,9 +31,6 @@ func TestWhatIsEncodedReadsBackInEveryProfileAroundEveryBoundary(t *testing.T) {
 	coders := newTestCoders(t)
 	for _, p := range someProfiles {
 		for _, size := range sizesFor(int(p.Data)) {
-			if testing.Short() && size > 2<<20 {
-				continue
-			}
 			c, body := testChunk(p, size), testBody(size, uint64(size))
 			s := encodeChunk(t, coders, c, body)
 			got, err := readChunk(coders, c, s, 0, c.Size, ReadOptions{HedgeAfter: never})
@@ -100,11 +98,13 @@ func TestEverySubsetOfLostShards(t *testing.T) {
 				if !enough && (!errs.Is(err, errs.Corrupt) || len(got) != 0) {
 					t.Fatalf("%s, %d bytes, lost %b: %d bytes, %v; want errs.Corrupt", p, size, lost, len(got), err)
 				}
+				mu.Lock() // a hedged open may still report
 				for j := range told {
 					if lost>>j&1 == 0 {
 						t.Errorf("lost %b: damage of %d reported", lost, j)
 					}
 				}
+				mu.Unlock()
 				err = Rebuild(context.Background(), c, l.open, missing, ReadOptions{Coders: coders})
 				if !enough {
 					if !errs.Is(err, errs.Corrupt) {
