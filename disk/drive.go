@@ -38,7 +38,8 @@ type Options struct {
 	// Buffered keeps shard files in the page cache even where direct I/O works.
 	Buffered bool
 	// ReserveBytes is the watermark: with less free space, new shards are refused. 0 means 5 % of
-	// the file system or 1 GiB, whichever is less; negative means none.
+	// the file system or 1 GiB, whichever is less, but four write buffers or a quarter of a small file
+	// system; negative means none.
 	ReserveBytes int64
 	// Grace is how long shards that a decided row let go of stay for readers; 0 means 60 s.
 	Grace time.Duration
@@ -100,7 +101,7 @@ type Drive struct {
 	inode vfsx.Inode // of the identity file, for Present
 	hasIn bool
 
-	acceptor acceptor
+	acceptor *metadata.Acceptor
 
 	fault   atomic.Pointer[Fault]
 	faulted chan struct{} // closed with the first fault
@@ -217,7 +218,7 @@ func (d *Drive) open(warning string) error {
 	}
 	err := st.bind(&d.identity)
 	if err == nil {
-		d.acceptor, err = newAcceptor(metadata.AcceptorConfig{KV: st, Shards: shardSeals{d}, Epoch: d.o.Epoch, Now: d.o.Now})
+		d.acceptor, err = metadata.NewAcceptor(metadata.AcceptorConfig{KV: st, Shards: shardSeals{d}, Epoch: d.o.Epoch, Now: d.o.Now})
 	}
 	if err != nil {
 		err = d.storeFailed(err)

@@ -53,4 +53,7 @@ func (d *Drive) Fence(ctx context.Context, m *metadata.FenceRequest) error {
 	return run(ctx, d, "disk.Fence", func(ctx context.Context) error { return d.acceptor.Fence(ctx, m) })
 }
 
-var _ metadata.Replica = (*Drive)(nil)
+var (
+	_ metadata.Replica = (*Drive)(nil)
+	_ metadata.Dropper = (*Drive)(nil)
+)

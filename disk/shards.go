@@ -737,7 +737,9 @@ func (d *Drive) reserve(total uint64) uint64 {
 	case d.o.ReserveBytes > 0:
 		return uint64(d.o.ReserveBytes)
 	}
-	return min(total/20, 1<<30)
+	// The log of a record store grows by its write buffers: on a small file system 5 % would not
+	// hold them.
+	return max(min(total/20, 1<<30), min(4*uint64(d.o.MemTableSize), total/4))
 }
 
 // room refuses new shards below the watermark.

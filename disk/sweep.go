@@ -74,18 +74,18 @@ func (d *Drive) sweepFile(id erasure.ShardID) {
 	}
 }
 
+// sweepGarbage removes, again and again, what decided rows let go of.
 func (d *Drive) sweepGarbage() {
 	if d.o.SweepEvery < 0 {
 		return
 	}
 	for d.pause(d.o.SweepEvery) {
 		d.dropIdleWriters()
-		d.collect()
+		if err := d.collect(d.ctx); err != nil && d.ctx.Err() == nil && d.fault.Load() == nil {
+			d.log.Warn("garbage was not collected", "cause", err)
+		}
 	}
 }
-
-// collect removes the garbage whose grace has passed.
-func (d *Drive) collect() {}
 
 // dropIdleWriters gives up unsealed shards that nobody touched for a day: their gateway is gone, or
 // finds them missing when it wakes up.
