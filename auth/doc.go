@@ -9,7 +9,8 @@
 //   - A body whose digest, chunk signature, trailer signature or length is wrong is never delivered
 //     whole: the last bytes and io.EOF are withheld until all of it has been verified. What commits
 //     only after io.EOF, or after DecodedLength bytes, commits verified bytes only. Bytes before
-//     that may be delivered unverified; that is what keeps memory constant.
+//     that may be delivered unverified; that is what keeps memory constant. Of a body of unknown
+//     length (DecodedLength -1) only io.EOF can be withheld.
 //   - No secret, and nothing derived from one, is in an error or a log. Signatures are compared in
 //     constant time.
 //   - Host of a Request is the name that was signed. Buckets in host names must be read from it, not
