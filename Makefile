@@ -1,0 +1,87 @@
+# `make` alone lists the targets. Go, git and make are all that has to be there; a C compiler is
+# used for the race detector where there is one, and the aws CLI is installed where that is possible.
+
+SHELL      := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+UNIT     = $(shell go list ./... 2>/dev/null | grep -v '/integration')
+# The race detector needs cgo and a C compiler.
+RACE    := $(shell command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 && echo -race)
+TIME    ?= 10s
+SEEDS   ?=
+DATA    ?= data
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+.PHONY: build
+build: ## build bin/ostraka, one static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ostraka ./cmd/ostraka
+
+.PHONY: run
+run: build ## build, and serve S3 on 127.0.0.1:9000 from ./data/d1 … ./data/d4
+	mkdir -p $(DATA)/d1 $(DATA)/d2 $(DATA)/d3 $(DATA)/d4
+	exec bin/ostraka server '$(DATA)/d{1...4}'
+
+.PHONY: test
+test: ## unit tests, a short simulation and real clients: what has to pass before a commit
+	.ci/stage 'unit and race' 8 $(MAKE) --no-print-directory race
+	.ci/stage 'simulation' 6 $(MAKE) --no-print-directory sim-short
+	.ci/stage 'clients' 8 $(MAKE) --no-print-directory clients
+
+.PHONY: unit
+unit: ## unit tests without the race detector
+	go test $(UNIT)
+
+.PHONY: race
+race: ## unit tests under the race detector (without it where there is no C compiler)
+	@[ -n '$(RACE)' ] || echo 'NOT RUN: the race detector, because there is no C compiler; the tests run without it'
+	go test -short $(RACE) $(UNIT)
+
+.PHONY: sim-short
+sim-short: ## the simulations with few seeds, as in CI
+	go test $(RACE) -count=1 -run '$(SIM)' $(SIMPKG)
+
+.PHONY: sim
+sim: ## the simulations at length; SEEDS=n and TIME=5m choose how long
+	$(if $(SEEDS),OSTRAKA_SIM_SEEDS=$(SEEDS)) go test -count=1 -timeout 0 -run '$(SIM)' $(SIMPKG)
+
+SIM    := Sim|Simulation|Schedules|Linearizable|Mutation
+SIMPKG := ./metadata/... ./cluster/... ./object/...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for TIME each (default 10s)
+	@for p in $(UNIT); do \
+	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "== $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(TIME) $$p; \
+	  done; \
+	done
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck, the import table, known vulnerabilities
+	.ci/lint $(STATICCHECK) $(GOVULNCHECK)
+
+.PHONY: clients
+clients: build ## minio-go, aws-sdk-go-v2, the aws CLI and short fault tests against the binary
+	@.ci/aws
+	go test -count=1 -timeout 20m ./integration/... -args -ostraka $(CURDIR)/bin/ostraka $(CLIENTS)
+
+.PHONY: integration
+integration: build ## the same at full length: 1 GiB and 5 GiB objects, 10,000 parts, 100 kills
+	@.ci/aws
+	go test -count=1 -timeout 4h -v ./integration/... -args -ostraka $(CURDIR)/bin/ostraka -long $(CLIENTS)
+
+.PHONY: bench
+bench: build ## stage benchmarks, then server CPU per operation and its ratio to the floor of this machine
+	go test -run '^$$' -bench . -benchtime 200ms $(UNIT)
+	go run ./integration/bench -ostraka $(CURDIR)/bin/ostraka $(BENCH)
+
+.PHONY: clean
+clean: ## remove what was built (not ./data)
+	rm -rf bin
