@@ -304,6 +304,11 @@ func (a *Acceptor) Prepare(ctx context.Context, m *PrepareRequest) (*PrepareRepl
 	if reply.Versions, err = a.query(&m.Address, row, &m.Query); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
+	if m.Orphan != (erasure.DataID{}) {
+		if reply.Names, err = a.names(&m.Address, row, m.Orphan); err != nil {
+			return nil, errs.Wrap(op, err)
+		}
+	}
 	st.promises.raise(string(head), m.Ballot)
 	reply.Promised, reply.Row, reply.Floor = true, bare(row), l.floor
 	return reply, nil

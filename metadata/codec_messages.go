@@ -125,7 +125,8 @@ func (m *PrepareRequest) AppendTo(b []byte) []byte {
 	if m.Seal != nil {
 		b = putMsg(b, 4, m.Seal.AppendTo)
 	}
-	return putQuery(b, 5, &m.Query)
+	b = putQuery(b, 5, &m.Query)
+	return putID(b, 6, m.Orphan)
 }
 
 // Unmarshal replaces m by what AppendTo wrote.
@@ -140,6 +141,8 @@ func (m *PrepareRequest) Unmarshal(b []byte) error {
 			f.sub(m.Seal.Unmarshal)
 		case 5:
 			f.query(&m.Query)
+		case 6:
+			m.Orphan = f.id()
 		default:
 			return f.head(&m.Header, &m.Address)
 		}
@@ -156,7 +159,8 @@ func (m *PrepareReply) AppendTo(b []byte) []byte {
 	b = putBallot(b, 4, m.Floor)
 	b = putBool(b, 5, m.Have)
 	b = putUint(b, 6, uint64(m.SealKind))
-	return putVersions(b, 7, m.Versions)
+	b = putVersions(b, 7, m.Versions)
+	return putBool(b, 8, m.Names)
 }
 
 // Unmarshal replaces m by what AppendTo wrote.
@@ -178,6 +182,8 @@ func (m *PrepareReply) Unmarshal(b []byte) error {
 			m.SealKind = f.u8()
 		case 7:
 			m.Versions = f.versions(m.Versions)
+		case 8:
+			m.Names = f.bool()
 		default:
 			return false
 		}

@@ -49,7 +49,7 @@ type Replicas interface {
 
 // View is what a read or an update found: the state that is chosen.
 type View struct {
-	State    *State // nil: absent
+	State    *State // nil, or without Current: absent
 	Ballot   Ballot
 	Versions []Version // the version rows that the query names, as of State
 	// Inline holds the inline shards of the version that the read is about, by position; nil
@@ -61,6 +61,7 @@ type View struct {
 type ReadOptions struct {
 	Query       Query
 	Inline      bool
+	Ask         int // how many drives to ask at first, at least R; for an inline body k
 	BucketEpoch uint64
 }
 

@@ -40,6 +40,8 @@ type PrepareRequest struct {
 	Ballot  Ballot
 	Seal    *Seal
 	Query   Query
+	// Orphan, when not zero, asks whether the drive's rows of this register name that data.
+	Orphan erasure.DataID
 }
 
 // PrepareReply is the answer. Without Promised, Hint is what stood in the way.
@@ -51,6 +53,7 @@ type PrepareReply struct {
 	Have     bool  // the drive holds the shard of Seal durably
 	SealKind uint8 // errs.Kind why Have is false (0: nothing was to be sealed)
 	Versions []Version
+	Names    bool // a row here, decided or not, names Orphan
 }
 
 // AcceptRequest carries the new state. Identity is set when the round re-accepts base unchanged.
