@@ -141,6 +141,10 @@ type RepairRow struct {
 	Address   Address
 	Partition uint32
 	Positions []uint8
+	// State is used by ClearRepair only: the ID of the state that was verified. Unless it is zero,
+	// nothing is cleared when the row on the drive holds another state: that one may have left a
+	// repair of its own.
+	State Ballot
 }
 
 // UnsettledRow is a register whose row was accepted here and not yet settled.

@@ -166,7 +166,8 @@ func (a *Acceptor) AddRepair(r RepairRow) error {
 	return a.editRepair("metadata.AddRepair", &r, true, func(have []uint8) []uint8 { return union(have, r.Positions) })
 }
 
-// ClearRepair takes positions off the list, those that were repaired.
+// ClearRepair takes positions off the list, those that were repaired, if the row here still holds
+// the state that was verified.
 func (a *Acceptor) ClearRepair(r RepairRow) error {
 	return a.editRepair("metadata.ClearRepair", &r, false, func(have []uint8) []uint8 {
 		var left []uint8
@@ -191,6 +192,12 @@ func (a *Acceptor) editRepair(op string, r *RepairRow, sync bool, edit func([]ui
 	st := a.stripeOf(headKey(&r.Address))
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	if !r.State.IsZero() {
+		row, err := a.row(headKey(&r.Address))
+		if err != nil || row == nil || row.State.ID != r.State {
+			return errs.Wrap(op, err)
+		}
+	}
 	have, err := a.repairOf(key)
 	if err != nil {
 		return errs.Wrap(op, err)
