@@ -122,10 +122,14 @@ func (s *store) clone() *store {
 	return c
 }
 
-// newTestCoders returns Coders over a poisoned pool, and checks at the end of the test that every
-// goroutine and every buffer came back.
-func newTestCoders(t testing.TB) *Coders {
-	pool := bufpool.New(bufpool.Options{Poison: true, MaxIdle: 32 << 20})
+// newTestCoders returns Coders over a poisoned pool; see testCoders.
+func newTestCoders(t testing.TB) *Coders { return testCoders(t, true) }
+
+// testCoders returns Coders that check at the end of the test that every
+// goroutine and every buffer came back. Poison finds writes to released buffers; the race detector makes
+// it dear, so that tests without failures do without.
+func testCoders(t testing.TB, poison bool) *Coders {
+	pool := bufpool.New(bufpool.Options{Poison: poison, MaxIdle: 32 << 20})
 	c := NewCoders(pool)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -186,6 +190,7 @@ func readChunk(coders *Coders, c Chunk, s *store, off, n int64, o ReadOptions) (
 	}
 	defer r.Close()
 	var buf bytes.Buffer
+	buf.Grow(int(max(0, min(n, c.Size))))
 	err = r.WriteRange(context.Background(), &buf, off, n)
 	return buf.Bytes(), err
 }
