@@ -187,7 +187,9 @@ func (c codec) VerifyShard(ctx context.Context, ch erasure.Chunk, index int, thr
 }
 
 func (c codec) DeleteShard(ctx context.Context, addr metadata.Address, id erasure.DataID, chunk uint32, guard metadata.Ballot) error {
-	return send(ctx, &addr, func(ctx context.Context, a *metadata.Address) error { return c.d.DeleteShard(ctx, *a, id, chunk, guard) })
+	return send(ctx, &addr, func(ctx context.Context, a *metadata.Address) error {
+		return c.d.DeleteShard(ctx, *a, id, chunk, guard)
+	})
 }
 
 func (c codec) ShardRows(ctx context.Context, after erasure.DataID, chunk uint32, limit int) ([]disk.ShardRow, error) {
