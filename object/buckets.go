@@ -1,0 +1,213 @@
+package object
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// CreateBucket makes a bucket. ErrBucketOwned: the same owner has it already; ErrBucketExists:
+// somebody else has.
+func (s *Store) CreateBucket(ctx context.Context, name string, o CreateBucketOptions) (Bucket, error) {
+	const op = "CreateBucket"
+	if !ValidBucketName(name) {
+		return Bucket{}, fail(op, &Failure{Reason: ErrInvalidBucketName, Bucket: name})
+	}
+	want := Bucket{Name: name, Owner: o.Owner, Region: o.Region, ObjectLock: o.ObjectLock, Config: o.Config, Created: s.now()}
+	if o.ObjectLock {
+		want.Versioning = Enabled
+	}
+	b, err := s.control.CreateBucket(ctx, want)
+	if errs.Is(err, errs.Exists) {
+		if b.Name == "" {
+			if b, err = s.bucket(ctx, op, name, false); err != nil {
+				return Bucket{}, err
+			}
+		}
+		if b.Owner == o.Owner {
+			return b, fail(op, &Failure{Reason: ErrBucketOwned, Bucket: name})
+		}
+		return Bucket{}, fail(op, &Failure{Reason: ErrBucketExists, Bucket: name})
+	}
+	return b, errs.Wrap("object."+op, err)
+}
+
+// HeadBucket returns a bucket.
+func (s *Store) HeadBucket(ctx context.Context, name string) (Bucket, error) {
+	return s.bucket(ctx, "HeadBucket", name, false)
+}
+
+// ListBuckets returns the buckets of one owner, or of all for "", ascending by name.
+func (s *Store) ListBuckets(_ context.Context, owner string) ([]Bucket, error) {
+	all := s.control.Buckets()
+	if owner == "" {
+		return all, nil
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(b Bucket) bool { return b.Owner != owner }), nil
+}
+
+// SetVersioning turns versioning on or suspends it.
+func (s *Store) SetVersioning(ctx context.Context, name string, v Versioning) error {
+	const op = "SetVersioning"
+	b, err := s.bucket(ctx, op, name, true)
+	if err != nil {
+		return err
+	}
+	if v == Unversioned || v > Suspended {
+		return errs.E("object."+op, errs.Invalid, "versioning can be enabled or suspended")
+	}
+	if v == Suspended && b.ObjectLock {
+		return fail(op, &Failure{Reason: ErrInvalidBucketState, Bucket: name})
+	}
+	return errs.Wrap("object."+op, s.control.SetVersioning(ctx, b.ID, v))
+}
+
+// SetBucketConfig stores one configuration document of a bucket; a nil value removes it.
+func (s *Store) SetBucketConfig(ctx context.Context, name, document string, value []byte) error {
+	const op = "SetBucketConfig"
+	b, err := s.bucket(ctx, op, name, true)
+	if err != nil {
+		return err
+	}
+	return errs.Wrap("object."+op, s.control.SetBucketConfig(ctx, b.ID, document, value))
+}
+
+// DeleteBucket removes an empty bucket. Open uploads do not keep it: they end with it, as on AWS.
+//
+// The order is that of the protocol: an empty listing; then `deleting` with a new bucket epoch; the
+// fence on n−W+1 members of every partition, behind which no older Prepare is answered; an empty
+// listing again, at a read quorum and under the fence, where undecided keys are resolved; then it
+// is final. Whatever fails in between reopens the bucket.
+func (s *Store) DeleteBucket(ctx context.Context, name string) error {
+	const op = "DeleteBucket"
+	b, err := s.bucket(ctx, op, name, false)
+	if err != nil {
+		return err
+	}
+	if b.Deleting {
+		// A deletion that was cut short: it is taken over from the fence on.
+		return s.finishDelete(ctx, op, b, b.Epoch)
+	}
+	if err := s.requireEmpty(ctx, op, b); err != nil {
+		return err
+	}
+	epoch, err := s.control.BeginDeleteBucket(ctx, b.ID)
+	switch {
+	case errs.Is(err, errs.NotFound):
+		return fail(op, &Failure{Reason: ErrNoSuchBucket, Bucket: name})
+	case err != nil:
+		return errs.Wrap("object."+op, err)
+	}
+	return s.finishDelete(ctx, op, b, epoch)
+}
+
+// finishDelete is DeleteBucket from the fence on.
+func (s *Store) finishDelete(ctx context.Context, op string, b Bucket, epoch uint64) error {
+	b.Epoch, b.Deleting = epoch, true
+	err := s.fence(ctx, b)
+	if err == nil {
+		err = s.requireEmpty(ctx, op, b)
+	}
+	if err == nil {
+		err = s.endUploads(ctx, op, b)
+	}
+	if err == nil {
+		err = s.control.FinishDeleteBucket(ctx, b.ID, epoch)
+		if errs.Is(err, errs.NotFound) {
+			err = nil // another request finished the same deletion
+		}
+		return errs.Wrap("object."+op, err)
+	}
+	// The bucket must not stay closed because the client went away.
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.c.CallTimeout)
+	defer cancel()
+	if e := s.control.ReopenBucket(undo, b.ID, epoch); e != nil && !errs.Is(e, errs.NotFound) {
+		s.log.Warn("a bucket whose deletion failed could not be reopened; deleting it again repairs that",
+			"bucket", b.Name, "error", e)
+	}
+	return err
+}
+
+// endUploads removes every upload of a bucket that has no object any more.
+func (s *Store) endUploads(ctx context.Context, op string, b Bucket) error {
+	o := metadata.ScanOptions{Kind: metadata.KindUpload, Limit: MaxListKeys}
+	for {
+		page, err := s.scan(ctx, op, &b, o, false)
+		if err != nil {
+			return err
+		}
+		for i := range page.Items {
+			a := &page.Items[i].Address
+			p, err := s.placeOf(op, b, a.Key)
+			if err != nil {
+				return err
+			}
+			if err := s.clearUpload(ctx, op, p, a.Upload, nil); err != nil {
+				return err
+			}
+		}
+		if !page.Truncated {
+			return nil
+		}
+		o.After, o.AfterPrefix, o.AfterSub = page.After, page.AfterPrefix, page.AfterSub
+	}
+}
+
+// fence stores the bucket's epoch on every drive that answers, and succeeds when every partition
+// has n−W+1 members among them.
+func (s *Store) fence(ctx context.Context, b Bucket) error {
+	const op = "object.fence"
+	l := s.control.Layout()
+	if l == nil {
+		return errs.E(op, errs.Unavailable, "the cluster has no layout yet")
+	}
+	drives := l.Drives()
+	fenced := make([]atomic.Bool, len(drives))
+	each(len(drives), drivesAtOnce, func(i int) {
+		d, ok := s.drives.Shards(drives[i].Num)
+		if !ok {
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, s.c.CallTimeout)
+		defer cancel()
+		err := d.Fence(ctx, &metadata.FenceRequest{Header: metadata.Header{Drive: drives[i].Num}, Bucket: b.ID, Epoch: b.Epoch})
+		fenced[i].Store(err == nil)
+	})
+	yes := make(map[uint16]bool, len(drives))
+	for i := range drives {
+		yes[drives[i].Num] = fenced[i].Load()
+	}
+	for p := range l.Partitions() {
+		if g := l.Group(p); !fencedEnough(g, yes) {
+			return errs.E(op, errs.Unavailable, fmt.Sprintf("too few drives of partition %d answered to close the bucket", p))
+		}
+	}
+	return nil
+}
+
+func fencedEnough(g placement.Group, yes map[uint16]bool) bool {
+	n := 0
+	for _, d := range g.Drives {
+		if yes[d] {
+			n++
+		}
+	}
+	return n >= g.Quorum.N-g.Quorum.W+1
+}
+
+// requireEmpty reports ErrBucketNotEmpty unless the bucket has neither versions nor delete markers.
+func (s *Store) requireEmpty(ctx context.Context, op string, b Bucket) error {
+	page, err := s.scan(ctx, op, &b, metadata.ScanOptions{Kind: metadata.KindObject, Limit: 1}, true)
+	if err != nil {
+		return err
+	}
+	if len(page.Items) > 0 {
+		return fail(op, &Failure{Reason: ErrBucketNotEmpty, Bucket: b.Name})
+	}
+	return nil
+}

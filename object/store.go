@@ -1,0 +1,359 @@
+package object
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/bufpool"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// Control is what Store needs of the control plane. Reads answer from this process's copy; changes
+// return once they are applied here. Errors are of the kinds of package errs: NotFound for a bucket
+// that is not there, Exists for one that is, Unavailable without a leader.
+type Control interface {
+	Layout() *placement.Layout // the current one; nil before the first
+	Bucket(name string) (Bucket, bool)
+	Buckets() []Bucket // ascending by name
+	// Refresh makes the copy at least as new as the leader's was when it was called.
+	Refresh(ctx context.Context) error
+	CreateBucket(ctx context.Context, b Bucket) (Bucket, error)
+	BeginDeleteBucket(ctx context.Context, id uint64) (epoch uint64, err error)
+	FinishDeleteBucket(ctx context.Context, id, epoch uint64) error
+	ReopenBucket(ctx context.Context, id, epoch uint64) error
+	SetVersioning(ctx context.Context, id uint64, v Versioning) error
+	SetBucketConfig(ctx context.Context, id uint64, document string, value []byte) error
+}
+
+// Drives finds drives by number, local or remote. false: the drive is known to be gone.
+type Drives interface {
+	Shards(num uint16) (node.Drive, bool)
+}
+
+// Config is what a Store is made of. Control, Drives and Meta are required.
+type Config struct {
+	Control Control
+	Drives  Drives
+	Meta    *metadata.Client
+	Coders  *erasure.Coders // shared codecs and buffers; nil makes its own
+	Encoder *erasure.Encoder
+	Buffers *bufpool.Pool
+	Logger  *slog.Logger
+	Now     func() time.Time
+	// InlineLimit is the largest body that is kept in the record store; 0 means 64 KiB, negative none.
+	InlineLimit int
+	// ChunkSize of larger bodies; 0 means 64 MiB.
+	ChunkSize int64
+	// MinPartSize of every part but the last; 0 means 5 MiB. Smaller values are for tests.
+	MinPartSize int64
+	// CacheBytes bounds the cache of decoded blocks; 0 means 64 MiB, negative none.
+	CacheBytes int64
+	// CallTimeout bounds one call to one drive outside of streams; 0 means 10 s.
+	CallTimeout time.Duration
+}
+
+// Store is the object plane of one process. Its methods may be called concurrently.
+type Store struct {
+	c        Config
+	meta     *metadata.Client
+	control  Control
+	drives   Drives
+	coders   *erasure.Coders
+	encoder  *erasure.Encoder
+	pool     *bufpool.Pool
+	log      *slog.Logger
+	now      func() time.Time
+	cache    *blockCache
+	manifs   manifestCache
+	covers   covers
+	asked    recently
+	releases releases
+	stats    counters
+
+	// background counts goroutines that outlive their request: cleaning up after failures.
+	background sync.WaitGroup
+	closing    context.Context
+	stop       context.CancelFunc
+	cleanSlots chan struct{} // bounds cleanups in flight
+}
+
+const (
+	defaultInline  = 64 << 10
+	defaultTimeout = 10 * time.Second
+	maxCleanups    = 64 // cleanups of failed writes at a time; what does not fit is left to the drives
+	attempts       = 8  // rounds of one request: stale bucket, rows asked for, vanished shards
+	drivesAtOnce   = 64 // calls to drives in flight of one request, outside of streams
+)
+
+// New makes a Store.
+func New(c Config) *Store {
+	if c.Buffers == nil {
+		c.Buffers = bufpool.New(bufpool.Options{})
+	}
+	if c.Coders == nil {
+		c.Coders = erasure.NewCoders(c.Buffers)
+	}
+	if c.Encoder == nil {
+		c.Encoder = erasure.NewEncoder(erasure.Options{Coders: c.Coders})
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.InlineLimit == 0 {
+		c.InlineLimit = defaultInline
+	}
+	if c.ChunkSize == 0 {
+		c.ChunkSize = erasure.ChunkSize
+	}
+	if c.MinPartSize == 0 {
+		c.MinPartSize = MinPartSize
+	}
+	if c.CacheBytes == 0 {
+		c.CacheBytes = 64 << 20
+	}
+	if c.CallTimeout == 0 {
+		c.CallTimeout = defaultTimeout
+	}
+	s := &Store{c: c, meta: c.Meta, control: c.Control, drives: c.Drives, coders: c.Coders, encoder: c.Encoder,
+		pool: c.Buffers, log: c.Logger, now: c.Now, cache: newBlockCache(c.CacheBytes),
+		cleanSlots: make(chan struct{}, maxCleanups)}
+	s.closing, s.stop = context.WithCancel(context.Background())
+	return s
+}
+
+// Close waits for what requests left running, until ctx ends, and frees the cache. No method may be
+// running.
+func (s *Store) Close(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { // ends with the cleanups, which ctx below cuts short
+		s.background.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.stop()
+		<-done
+	}
+	s.stop()
+	s.releaseAll()
+	s.cache.close()
+	return errs.Wrap("object.Close", s.coders.Wait(ctx))
+}
+
+// cleanup runs f beside the request, within the bound; beyond it f does not run, which costs only
+// that drives find the garbage by themselves later.
+func (s *Store) cleanup(f func(ctx context.Context)) {
+	select {
+	case s.cleanSlots <- struct{}{}:
+	default:
+		return
+	}
+	s.background.Go(func() {
+		defer func() { <-s.cleanSlots }()
+		ctx, cancel := context.WithTimeout(s.closing, s.c.CallTimeout)
+		defer cancel()
+		f(ctx)
+	})
+}
+
+// place is where the registers of one key are, as this request knows it.
+type place struct {
+	bucket Bucket
+	layout *placement.Layout
+	group  placement.Group
+	key    []byte
+}
+
+func (p *place) object() metadata.Address {
+	return metadata.Address{Kind: metadata.KindObject, Bucket: p.bucket.ID, Key: p.key}
+}
+
+func (p *place) upload(id metadata.UploadID) metadata.Address {
+	return metadata.Address{Kind: metadata.KindUpload, Bucket: p.bucket.ID, Key: p.key, Upload: id}
+}
+
+func (p *place) part(id metadata.UploadID, n int) metadata.Address {
+	return metadata.Address{Kind: metadata.KindPart, Bucket: p.bucket.ID, Key: p.key, Upload: id, Part: uint32(n)}
+}
+
+// bucket finds a bucket; one that is unknown here is asked for at the leader before it is said to be
+// missing. With write, a bucket that is being deleted is refused as busy: its deletion ends soon,
+// one way or the other.
+func (s *Store) bucket(ctx context.Context, op, name string, write bool) (Bucket, error) {
+	b, ok := s.control.Bucket(name)
+	if !ok || write && b.Deleting {
+		if !ok && !ValidBucketName(name) {
+			return Bucket{}, fail(op, &Failure{Reason: ErrNoSuchBucket, Bucket: name})
+		}
+		if err := s.control.Refresh(ctx); err != nil {
+			return Bucket{}, errs.Wrap("object."+op, err)
+		}
+		b, ok = s.control.Bucket(name)
+	}
+	switch {
+	case !ok:
+		return Bucket{}, fail(op, &Failure{Reason: ErrNoSuchBucket, Bucket: name})
+	case write && b.Deleting:
+		return Bucket{}, errs.E("object."+op, errs.Busy, "the bucket is being deleted")
+	}
+	return b, nil
+}
+
+// locate finds the registers of key, which may not be one that S3 refuses.
+func (s *Store) locate(ctx context.Context, op, bucket, key string, write bool) (*place, error) {
+	if r := checkKey(key); r != nil {
+		return nil, fail(op, &Failure{Reason: r, Bucket: bucket, Key: key})
+	}
+	b, err := s.bucket(ctx, op, bucket, write)
+	if err != nil {
+		return nil, err
+	}
+	return s.placeOf(op, b, []byte(key))
+}
+
+func (s *Store) placeOf(op string, b Bucket, key []byte) (*place, error) {
+	l := s.control.Layout()
+	if l == nil {
+		return nil, errs.E("object."+op, errs.Unavailable, "the cluster has no layout yet")
+	}
+	return &place{bucket: b, layout: l, key: key, group: l.Group(l.PartitionOf(b.ID, key))}, nil
+}
+
+// refresh brings p up to date after a drive called it stale.
+func (s *Store) refresh(ctx context.Context, op string, p *place, write bool) error {
+	if err := s.control.Refresh(ctx); err != nil {
+		return errs.Wrap("object."+op, err)
+	}
+	b, ok := s.control.Bucket(p.bucket.Name)
+	if !ok || b.ID != p.bucket.ID {
+		return fail(op, &Failure{Reason: ErrNoSuchBucket, Bucket: p.bucket.Name})
+	}
+	if write && b.Deleting {
+		return errs.E("object."+op, errs.Busy, "the bucket is being deleted")
+	}
+	next, err := s.placeOf(op, b, p.key)
+	if err != nil {
+		return err
+	}
+	*p = *next
+	return nil
+}
+
+// read reads a register of p by quorum.
+func (s *Store) read(ctx context.Context, op string, p *place, a metadata.Address, o metadata.ReadOptions) (*metadata.View, error) {
+	for i := 0; ; i++ {
+		o.BucketEpoch = p.bucket.Epoch
+		v, err := s.meta.Read(ctx, p.group, a, o)
+		switch {
+		case err == nil:
+			return v, nil
+		case errs.Is(err, errs.Stale) && i < attempts:
+			if err := s.refresh(ctx, op, p, false); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, errs.Wrap("object."+op, staleIsBusy(err))
+		}
+	}
+}
+
+// decide is the pure decision of an update.
+type decide func(base *metadata.State, r rows, rm *removal) (*metadata.Change, error)
+
+// update runs one operation on a register of p until it is decided. It serves the wishes that a
+// decision may return: rows, completed uploads. nothing counts as success.
+func (s *Store) update(ctx context.Context, op string, p *place, a metadata.Address, o metadata.Operation, d decide) (*metadata.View, error) {
+	rm := new(removal)
+	if o.ID == 0 {
+		o.ID = newOpID()
+	}
+	o.Apply = func(base *metadata.State, named []metadata.Version) (*metadata.Change, error) {
+		return d(base, rows(named), rm)
+	}
+	for i := 0; ; i++ {
+		o.BucketEpoch = p.bucket.Epoch
+		v, err := s.meta.Update(ctx, p.group, a, o)
+		if err == nil {
+			return v, nil
+		}
+		var row *needRow
+		var up *needCompleted
+		switch {
+		case errors.As(err, &nothing{}):
+			return v, nil
+		case i == attempts:
+			return nil, errs.As("object."+op, errs.Busy, err)
+		case errors.As(err, &row):
+			o.Query.Seqs = []uint64{row.seq}
+		case errors.As(err, &up):
+			if err := s.ensureCompleted(ctx, op, p, up.upload); err != nil {
+				return nil, err
+			}
+			rm.add(up.upload)
+		case errs.Is(err, errs.Stale):
+			was := p.group
+			if err := s.refresh(ctx, op, p, true); err != nil {
+				return nil, err
+			}
+			if o.Seals != nil && was.Epoch != p.group.Epoch {
+				return nil, errs.E("object."+op, errs.Unavailable, "the partition changed its members during the upload")
+			}
+		default:
+			return nil, errs.Wrap("object."+op, err)
+		}
+	}
+}
+
+// staleIsBusy keeps Stale, which is between nodes, from callers.
+func staleIsBusy(err error) error {
+	if errs.Is(err, errs.Stale) {
+		return errs.As("object.read", errs.Busy, err)
+	}
+	return err
+}
+
+func newOpID() metadata.OpID {
+	var b [8]byte
+	for {
+		rand.Read(b[:])
+		if id := binary.BigEndian.Uint64(b[:]); id != 0 {
+			return metadata.OpID(id)
+		}
+	}
+}
+
+func newSalt() (b [8]byte) {
+	rand.Read(b[:])
+	return b
+}
+
+// each runs f for i in [0, n), at most limit at a time, and waits for all.
+func each(n, limit int, f func(i int)) {
+	if n == 1 {
+		f(0)
+		return
+	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, limit)
+	for i := range n {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			f(i)
+		})
+	}
+	wg.Wait()
+}

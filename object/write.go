@@ -1,0 +1,512 @@
+package object
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ostraka/ostraka/disk"
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// written is a body that lies on the drives, not yet named by any record: what a commit needs to
+// name it, and what a failure needs to take it away.
+type written struct {
+	s     *Store
+	addr  metadata.Address // the register that is to name it
+	data  metadata.Data
+	sums  Sums
+	seals []*metadata.Seal // by position of the key's partition
+	need  int              // shard quorum among seals
+	later []laterChunk     // chunks 1, 2, …
+	first chunkShards
+}
+
+// chunkShards are the writers of one chunk, by shard index; nil where there is none.
+type chunkShards struct {
+	index   uint32
+	group   placement.Group
+	places  []int // position of each shard index
+	need    int
+	writers []disk.ShardWriter
+}
+
+type laterChunk struct{ chunkShards }
+
+// drive returns the number of the drive of shard j.
+func (c *chunkShards) drive(j int) uint16 { return c.group.Drives[c.places[j]] }
+
+// profileOf returns the profile of a storage class.
+func profileOf(l *placement.Layout, class string) erasure.Profile {
+	if class == ClassReduced {
+		return l.Reduced()
+	}
+	return l.Profile()
+}
+
+// normalClass returns the class as it is stored: "" for STANDARD.
+func normalClass(class string) (string, bool) {
+	switch class {
+	case "", ClassStandard:
+		return "", true
+	case ClassReduced:
+		return ClassReduced, true
+	}
+	return "", false
+}
+
+// available reports Unavailable unless W members of the key's partition can be reached, so that a
+// body is not read in vain.
+func (s *Store) available(op string, g placement.Group) error {
+	up := 0
+	for _, num := range g.Drives {
+		if _, ok := s.drives.Shards(num); ok {
+			up++
+		}
+	}
+	if up < g.Quorum.W {
+		return errs.E("object."+op, errs.Unavailable,
+			fmt.Sprintf("%d of %d drives of the partition are available, a write needs %d", up, g.Quorum.N, g.Quorum.W))
+	}
+	return nil
+}
+
+// write brings a body of size bytes to the drives, for the register addr of p. On error nothing is
+// left but what the drives sweep by themselves.
+func (s *Store) write(ctx context.Context, op string, p *place, addr metadata.Address, class string, h *hasher) (*written, error) {
+	if err := s.available(op, p.group); err != nil {
+		return nil, err
+	}
+	w := &written{s: s, addr: addr, data: metadata.Data{ID: erasure.NewDataID(), Profile: profileOf(p.layout, class), Size: h.size}}
+	var err error
+	if h.size <= int64(s.c.InlineLimit) {
+		err = w.inline(p, h)
+	} else {
+		w.data.ChunkSize = s.c.ChunkSize
+		err = w.stream(ctx, p, h)
+	}
+	if err == nil {
+		w.sums, err = h.finish()
+	}
+	if err != nil {
+		w.abort()
+		return nil, writeError(op, err)
+	}
+	return w, nil
+}
+
+// writeError gives an error of a body's source or of the drives its kind.
+func writeError(op string, err error) error {
+	var r *Reason
+	switch {
+	case errors.As(err, &r):
+		return fail(op, &Failure{Reason: r})
+	case errs.Is(err, errs.Incomplete) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
+		return &errs.Error{Op: "object." + op, Kind: errs.Incomplete, Msg: ErrIncompleteBody.text,
+			Err: errors.Join(&Failure{Reason: ErrIncompleteBody}, err)}
+	}
+	return errs.Wrap("object."+op, err)
+}
+
+// inline encodes a small body into rows, which travel with Prepare.
+func (w *written) inline(p *place, h *hasher) error {
+	buf := w.s.pool.Get(int(h.size))
+	defer buf.Release()
+	body := buf.Bytes()[:h.size]
+	if n, err := io.ReadFull(h, body); err != nil {
+		if n < len(body) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+			return ErrIncompleteBody
+		}
+		return sourceError(err)
+	}
+	encoded, err := w.s.coders.EncodeInline(w.data.Profile, w.data.ID, body)
+	if err != nil {
+		return err
+	}
+	w.seals = make([]*metadata.Seal, len(p.group.Drives))
+	for j, pos := range placement.Positions(w.data.Profile, len(p.group.Drives), w.data.ID) {
+		w.seals[pos] = &metadata.Seal{Data: w.data, Index: uint8(j), Inline: encoded[j]}
+	}
+	w.need = placement.ShardQuorum(w.data.Profile, p.group.Spread)
+	return nil
+}
+
+// sourceError gives an error of the client's body a kind where it has none.
+func sourceError(err error) error {
+	var known *errs.Error
+	if errors.As(err, &known) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return errs.As("object.body", errs.Incomplete, err)
+}
+
+// stream encodes a larger body chunk by chunk. While a chunk streams, the one before is made durable
+// beside, one at a time, so that the pins of the commit find little to do.
+func (w *written) stream(ctx context.Context, p *place, h *hasher) (err error) {
+	var flushed sync.WaitGroup
+	defer flushed.Wait()
+	for i := range w.data.Chunks() {
+		size := min(w.data.ChunkSize, w.data.Size-int64(i)*w.data.ChunkSize)
+		partition := p.layout.ChunkPartition(w.data.ID, i, p.group.Partition)
+		c, err := w.open(ctx, p.layout.Group(partition), i, size)
+		if i == 0 {
+			w.first = c
+		} else {
+			w.later = append(w.later, laterChunk{c})
+		}
+		if err != nil {
+			return err
+		}
+		if err := w.encode(ctx, &c, size, h); err != nil {
+			return err
+		}
+		if i > 0 {
+			flushed.Wait()
+			flushed.Go(func() { w.flush(ctx, &c) })
+		}
+	}
+	w.seals = make([]*metadata.Seal, len(p.group.Drives))
+	for j, sw := range w.first.writers {
+		if sw != nil {
+			w.seals[w.first.places[j]] = &metadata.Seal{Data: w.data, Index: uint8(j)}
+		}
+	}
+	w.need = w.first.need
+	return nil
+}
+
+// open makes the writers of one chunk. It fails when fewer than its shard quorum can be had.
+func (w *written) open(ctx context.Context, g placement.Group, index uint32, size int64) (chunkShards, error) {
+	prof := w.data.Profile
+	c := chunkShards{index: index, group: g, places: placement.Positions(prof, len(g.Drives), w.data.ID),
+		need: placement.ShardQuorum(prof, g.Spread), writers: make([]disk.ShardWriter, prof.N())}
+	fileSize := erasure.ShardFileSize(prof, size)
+	owner := w.owner()
+	var last atomic.Value
+	each(prof.N(), prof.N(), func(j int) {
+		d, ok := w.s.drives.Shards(c.drive(j))
+		if !ok {
+			return
+		}
+		sw, err := d.CreateShard(ctx, disk.ShardSpec{ID: erasure.ShardID{Data: w.data.ID, Chunk: index, Index: uint8(j)},
+			FileSize: fileSize, Owner: owner})
+		if err != nil {
+			last.Store(error(&errs.Error{Op: "object.open", Kind: errs.KindOf(err), Err: err}))
+			return
+		}
+		c.writers[j] = sw
+	})
+	have := 0
+	for _, sw := range c.writers {
+		if sw != nil {
+			have++
+		}
+	}
+	if have >= c.need {
+		return c, nil
+	}
+	cause, _ := last.Load().(error)
+	kind := errs.Unavailable
+	if errs.Is(cause, errs.Full) {
+		kind = errs.Full
+	}
+	return c, &errs.Error{Op: "object.open", Kind: kind, Err: cause,
+		Msg: fmt.Sprintf("%d drives take a shard of chunk %d, %d are needed", have, index, c.need)}
+}
+
+func (w *written) owner() erasure.Owner {
+	return erasure.Owner{Bucket: w.addr.Bucket, Key: w.addr.Key, Upload: w.addr.Upload, Part: w.addr.Part}
+}
+
+// encode streams one chunk into its writers; those that failed are aborted and become nil.
+func (w *written) encode(ctx context.Context, c *chunkShards, size int64, h *hasher) error {
+	sinks := make([]erasure.Sink, len(c.writers))
+	for j, sw := range c.writers {
+		if sw != nil {
+			sinks[j] = sw
+		}
+	}
+	res, err := w.s.encoder.Encode(ctx, erasure.Chunk{Data: w.data.ID, Index: c.index, Profile: w.data.Profile,
+		Size: size, Owner: w.owner()}, h, c.need, sinks)
+	for j, e := range res.Failed {
+		if e != nil && c.writers[j] != nil {
+			w.s.log.Debug("a shard writer was dropped", "drive", c.drive(j), "data", w.data.ID, "chunk", c.index, "error", e)
+			c.writers[j].Abort()
+			c.writers[j] = nil
+		}
+	}
+	return err
+}
+
+// flush makes the shards of a later chunk durable before its pin asks for it. Failures show at the pin.
+func (w *written) flush(ctx context.Context, c *chunkShards) {
+	each(len(c.writers), len(c.writers), func(j int) {
+		if c.writers[j] == nil {
+			return
+		}
+		if d, ok := w.s.drives.Shards(c.drive(j)); ok {
+			if err := d.SealChunk(ctx, w.data.ID, c.index); err != nil {
+				w.s.log.Debug("a shard could not be sealed ahead", "drive", c.drive(j), "data", w.data.ID, "error", err)
+			}
+		}
+	})
+}
+
+// pin holds the shards of every later chunk under ballot b, and succeeds with the shard quorum of each.
+func (w *written) pin(ctx context.Context, p *place, b metadata.Ballot) error {
+	have := make([]atomic.Int32, len(w.later))
+	var hint sync.Map
+	n := w.data.Profile.N()
+	each(len(w.later)*n, drivesAtOnce, func(i int) {
+		c, j := &w.later[i/n], i%n
+		if c.writers[j] == nil {
+			return
+		}
+		num := c.drive(j)
+		d, ok := w.s.drives.Shards(num)
+		if !ok {
+			return
+		}
+		r, err := d.Pin(ctx, &metadata.PinRequest{
+			Header: metadata.Header{Drive: num, Partition: c.group.Partition, Epoch: c.group.Epoch, BucketEpoch: p.bucket.Epoch},
+			Data:   w.data.ID, Chunk: c.index, Ballot: b})
+		if err == nil && r.Have {
+			have[i/n].Add(1)
+			return
+		}
+		hint.Store(i/n, err)
+	})
+	for i := range w.later {
+		if got := int(have[i].Load()); got < w.later[i].need {
+			cause, _ := hint.Load(i)
+			err, _ := cause.(error)
+			return &errs.Error{Op: "object.pin", Kind: errs.Unavailable, Err: err,
+				Msg: fmt.Sprintf("%d shards of chunk %d are durable, %d are needed", got, i+1, w.later[i].need)}
+		}
+	}
+	return nil
+}
+
+// missing lists the repairs that a committed body wants in its later chunks: those of chunk 0 are
+// noticed by the register.
+func (w *written) missing() bool {
+	for i := range w.later {
+		for _, sw := range w.later[i].writers {
+			if sw == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// operation is the part of a commit that names the body.
+func (w *written) operation(p *place) metadata.Operation {
+	o := metadata.Operation{ID: newOpID(), Seals: w.seals, Need: w.need}
+	if len(w.later) > 0 {
+		o.Pin = func(ctx context.Context, b metadata.Ballot) error { return w.pin(ctx, p, b) }
+	}
+	return o
+}
+
+// commit runs update for a body and takes care of the body after it: a failure that is certain takes
+// the body away, a success asks for the repair of what the streams lost.
+func (w *written) commit(ctx context.Context, op string, p *place, d decide) (*metadata.View, error) {
+	v, err := w.s.update(ctx, op, p, w.addr, w.operation(p), d)
+	switch {
+	case err == nil:
+		if w.missing() {
+			w.s.askRepair(p.group, w.addr)
+		}
+		w.s.release(w)
+		return v, nil
+	case uncertain(err):
+		// The record may name the body: only a round on the register can tell, and the collection of
+		// orphans makes one.
+		w.s.release(w)
+		return nil, err
+	}
+	w.abort()
+	return nil, err
+}
+
+// uncertain reports whether a commit that ended with err may have happened, or still happen.
+func uncertain(err error) bool {
+	k := errs.KindOf(err)
+	return k == errs.Unknown || k == errs.Internal
+}
+
+// abort takes the body away, as far as that is possible now. No record may name it.
+func (w *written) abort() {
+	unsealed := []*chunkShards{&w.first}
+	for i := range w.later {
+		unsealed = append(unsealed, &w.later[i].chunkShards)
+	}
+	w.letGo()
+	if w.seals == nil {
+		return
+	}
+	w.s.cleanup(func(ctx context.Context) { w.remove(ctx, unsealed) })
+}
+
+// remove deletes what was sealed. The guard is above every ballot, since no proposal but the failed
+// one knows the data id.
+func (w *written) remove(ctx context.Context, chunks []*chunkShards) {
+	all := metadata.Ballot{Counter: ^uint64(0), Proposer: ^uint64(0)}
+	del := func(num uint16, chunk uint32) {
+		if d, ok := w.s.drives.Shards(num); ok {
+			if err := d.DeleteShard(ctx, w.addr, w.data.ID, chunk, all); err != nil && !errs.Is(err, errs.NotFound) {
+				w.s.log.Debug("a shard of a failed write stays for the drive's own sweep", "drive", num, "data", w.data.ID, "error", err)
+			}
+		}
+	}
+	if w.data.Inline() {
+		g := w.s.groupOf(w.addr)
+		for pos, seal := range w.seals {
+			if seal != nil && pos < len(g.Drives) {
+				del(g.Drives[pos], 0)
+			}
+		}
+		return
+	}
+	for _, c := range chunks {
+		for j, sw := range c.writers {
+			if sw != nil {
+				del(c.drive(j), c.index)
+			}
+		}
+	}
+}
+
+// releases are committed bodies whose writers are kept for drives that are slow to seal: a shard
+// that comes late is one that need not be rebuilt. There is no goroutine: who adds one lets go of
+// those that are due.
+type releases struct {
+	mu   sync.Mutex // guards list
+	list []releaseEntry
+}
+
+type releaseEntry struct {
+	due time.Time
+	w   *written
+}
+
+const (
+	releaseAfter = 30 * time.Second
+	maxReleases  = 1024
+)
+
+// release lets go of the writers of a body later: sealed shards stay, what was never sealed goes.
+func (s *Store) release(w *written) {
+	if w.first.writers == nil {
+		return
+	}
+	now := s.now()
+	r := &s.releases
+	r.mu.Lock()
+	r.list = append(r.list, releaseEntry{now.Add(releaseAfter), w})
+	n := 0
+	for n < len(r.list) && (len(r.list)-n > maxReleases || !now.Before(r.list[n].due)) {
+		n++
+	}
+	due := slices.Clone(r.list[:n])
+	r.list = slices.Delete(r.list, 0, n)
+	r.mu.Unlock()
+	for _, e := range due {
+		e.w.letGo()
+	}
+}
+
+func (s *Store) releaseAll() {
+	s.releases.mu.Lock()
+	list := s.releases.list
+	s.releases.list = nil
+	s.releases.mu.Unlock()
+	for _, e := range list {
+		e.w.letGo()
+	}
+}
+
+// letGo aborts every writer: those that were sealed do not mind.
+func (w *written) letGo() {
+	abort := func(c *chunkShards) {
+		for _, sw := range c.writers {
+			if sw != nil {
+				sw.Abort()
+			}
+		}
+	}
+	abort(&w.first)
+	for i := range w.later {
+		abort(&w.later[i].chunkShards)
+	}
+}
+
+// groupOf returns the group of a register in the current layout.
+func (s *Store) groupOf(a metadata.Address) placement.Group {
+	l := s.control.Layout()
+	return l.Group(l.PartitionOf(a.Bucket, a.Key))
+}
+
+// askRepair leaves a durable repair row for every position of a register on its drives.
+func (s *Store) askRepair(g placement.Group, a metadata.Address, positions ...uint8) {
+	if len(positions) == 0 {
+		for i := range g.Drives {
+			positions = append(positions, uint8(i))
+		}
+	}
+	if !s.asked.first(a, s.now()) {
+		return
+	}
+	s.stats.repairsAsked.Add(1)
+	row := metadata.RepairRow{Address: a, Partition: g.Partition, Positions: positions}
+	s.cleanup(func(ctx context.Context) {
+		kept := 0
+		for _, num := range g.Drives {
+			d, ok := s.drives.Shards(num)
+			if !ok {
+				continue
+			}
+			if err := d.AddRepair(ctx, row); err == nil {
+				kept++
+			}
+		}
+		if kept == 0 {
+			s.log.Warn("no drive kept a repair row", "bucket", a.Bucket, "partition", g.Partition)
+		}
+	})
+}
+
+// recently remembers which registers were reported lately, so that a damaged object that is read in a
+// loop does not write a row for every read.
+type recently struct {
+	mu sync.Mutex // guards by
+	by map[string]time.Time
+}
+
+const (
+	reportEvery = 30 * time.Second
+	maxRecent   = 4096
+)
+
+func (r *recently) first(a metadata.Address, now time.Time) bool {
+	k := string(a.AppendTo(nil))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at, ok := r.by[k]; ok && now.Sub(at) < reportEvery && now.Sub(at) >= 0 {
+		return false
+	}
+	if len(r.by) >= maxRecent || r.by == nil {
+		r.by = make(map[string]time.Time)
+	}
+	r.by[k] = now
+	return true
+}
