@@ -16,7 +16,6 @@ import (
 
 const (
 	stripes        = 2048
-	pinStripes     = 256
 	maxPage        = 10000   // entries of one scan or versions page
 	maxPageBytes   = 4 << 20 // of stored rows behind one page
 	maxLost        = 1024    // let-go data remembered in one undo record
@@ -45,8 +44,8 @@ type Acceptor struct {
 	floorMu sync.RWMutex
 	floors  map[uint32]Ballot
 
-	keys [stripes]stripe
-	pins [pinStripes]stripe
+	keys []stripe
+	pins []stripe
 }
 
 // stripe serializes the registers (or the pins) that hash to it. Its lock is held over the synced
@@ -109,11 +108,14 @@ func newAcceptor(c AcceptorConfig, mut mutations) (*Acceptor, error) {
 	if mut.forgetPromises {
 		mark = Ballot{}
 	}
-	for i := range a.keys {
-		a.keys[i].promises = newPromises(limit/stripes, mark)
+	n := c.stripes
+	if n == 0 {
+		n = stripes
 	}
-	for i := range a.pins {
-		a.pins[i].promises = newPromises(limit/pinStripes, mark)
+	a.keys, a.pins = make([]stripe, n), make([]stripe, n)
+	for i := range n {
+		a.keys[i].promises = newPromises(limit/n, mark)
+		a.pins[i].promises = newPromises(limit/n, mark)
 	}
 	err = a.each([]byte{nsFence}, func(key, b []byte) error {
 		epoch, n := binary.Uvarint(b)
@@ -168,11 +170,11 @@ func (a *Acceptor) stripeOf(head []byte) *stripe {
 }
 
 func (a *Acceptor) stripeNum(head []byte) int {
-	return int(maphash.Bytes(a.seed, head) % stripes)
+	return int(maphash.Bytes(a.seed, head) % uint64(len(a.keys)))
 }
 
 func (a *Acceptor) pinStripe(name string) *stripe {
-	return &a.pins[maphash.String(a.seed, name)%pinStripes]
+	return &a.pins[maphash.String(a.seed, name)%uint64(len(a.pins))]
 }
 
 func pinName(id erasure.DataID, chunk uint32) string {

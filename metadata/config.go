@@ -20,6 +20,8 @@ type AcceptorConfig struct {
 	Promises int
 	// Ahead is how far the promise ceiling is raised beyond what is needed; 0 means 10 s.
 	Ahead time.Duration
+
+	stripes int // locks; tests make many small acceptors
 }
 
 // ClientConfig is what a Client needs. Replicas is required; the rest has defaults.

@@ -13,7 +13,7 @@ type promises struct {
 }
 
 func newPromises(limit int, mark Ballot) promises {
-	return promises{limit: max(limit/2, 1), mark: mark, young: map[string]Ballot{}}
+	return promises{limit: max(limit/2, 1), mark: mark}
 }
 
 // of returns the promise for name.
@@ -35,6 +35,9 @@ func (p *promises) raise(name string, b Ballot) {
 		}
 		p.old, p.oldest = p.young, p.newest
 		p.young, p.newest = make(map[string]Ballot, len(p.old)), Ballot{}
+	}
+	if p.young == nil {
+		p.young = map[string]Ballot{}
 	}
 	p.young[name] = b
 	if p.newest.Less(b) {

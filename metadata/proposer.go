@@ -78,7 +78,7 @@ const (
 )
 
 func newProposer(q placement.Quorum, kind RegisterKind, op *Operation, mut mutations) *proposer {
-	p := &proposer{q: q, kind: kind, op: op, mut: mut}
+	p := &proposer{q: q, kind: kind, op: op, mut: mut, kept: maxRingKept}
 	if op != nil {
 		p.query = op.Query
 	}
@@ -372,7 +372,7 @@ func (p *proposer) next(c *Change, low Ballot) *State {
 		}
 	}
 	s.Ring = append(s.Ring, RingEntry{Op: p.op.ID, Ballot: p.ballot})
-	for len(s.Ring) > maxRingKept || s.Ring[0].Ballot.Counter+ringWindow < p.ballot.Counter {
+	for len(s.Ring) > p.kept || s.Ring[0].Ballot.Counter+ringWindow < p.ballot.Counter {
 		s.Low = maxBallot(s.Low, s.Ring[0].Ballot)
 		s.Ring = s.Ring[1:]
 	}

@@ -411,7 +411,7 @@ func (l *listing) history(ctx context.Context, a *Address, s *State, below uint6
 	}
 	if s.Older > 0 {
 		if below == 0 {
-			below = ^uint64(0)
+			below = s.Current.Seq // a later state may have Current among its rows
 		}
 		for more := true; more; {
 			var list []Version
