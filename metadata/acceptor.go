@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"hash/maphash"
+	"hash/crc32"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,7 +31,6 @@ type Acceptor struct {
 	epoch  func(uint32) (uint64, bool)
 	now    func() time.Time
 	ahead  uint64 // microseconds
-	seed   maphash.Seed
 	mut    mutations
 
 	ceiling atomic.Uint64 // the durable promise ceiling
@@ -78,7 +77,7 @@ func NewAcceptor(c AcceptorConfig) (*Acceptor, error) { return newAcceptor(c, mu
 
 func newAcceptor(c AcceptorConfig, mut mutations) (*Acceptor, error) {
 	const op = "metadata.NewAcceptor"
-	a := &Acceptor{kv: c.KV, shards: c.Shards, epoch: c.Epoch, now: c.Now, mut: mut, seed: maphash.MakeSeed(),
+	a := &Acceptor{kv: c.KV, shards: c.Shards, epoch: c.Epoch, now: c.Now, mut: mut,
 		ahead: uint64(c.Ahead.Microseconds()), fences: map[uint64]uint64{}, floors: map[uint32]Ballot{}}
 	if a.ahead == 0 {
 		a.ahead = 10e6
@@ -170,11 +169,11 @@ func (a *Acceptor) stripeOf(head []byte) *stripe {
 }
 
 func (a *Acceptor) stripeNum(head []byte) int {
-	return int(maphash.Bytes(a.seed, head) % uint64(len(a.keys)))
+	return int(crc32.Checksum(head, castagnoli) % uint32(len(a.keys)))
 }
 
 func (a *Acceptor) pinStripe(name string) *stripe {
-	return &a.pins[maphash.String(a.seed, name)%uint64(len(a.pins))]
+	return &a.pins[crc32.Checksum([]byte(name), castagnoli)%uint32(len(a.pins))]
 }
 
 func pinName(id erasure.DataID, chunk uint32) string {

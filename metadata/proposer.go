@@ -26,6 +26,7 @@ type proposer struct {
 	kind  RegisterKind
 	op    *Operation // nil: an identity round, which makes the newest state chosen
 	query Query      // what the round asks for besides
+	kept  int        // operations kept in the ring
 	mut   mutations
 
 	phase    phase
