@@ -126,10 +126,11 @@ func (r *reading) ask(count int) {
 // call returns false when the drive is gone.
 func (r *reading) call(pos int, m *ReadRequest) bool {
 	rep, ok := r.c.Replicas.Replica(r.g.Drives[pos])
+	calls, events := r.calls, r.events // more replaces them while a late call still runs
 	ok = ok && r.c.spawn(func() {
 		e := readEvent{pos: pos}
-		e.reply, e.err = rep.Read(r.calls, m)
-		r.events <- e
+		e.reply, e.err = rep.Read(calls, m)
+		events <- e
 	})
 	if !ok {
 		r.errs[pos] = errGone
