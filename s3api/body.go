@@ -76,6 +76,10 @@ func (c *call) digests() (digests, error) {
 			return d, fail("InvalidRequest", "Value for "+name+" header is invalid.")
 		}
 	}
+	// The sum of one body covers all of it.
+	if v := c.r.Header.Get("X-Amz-Checksum-Type"); v != "" && v != checksum.FullObject.String() {
+		return d, fail("InvalidRequest", "Value for x-amz-checksum-type header is invalid.")
+	}
 	return d, nil
 }
 

@@ -122,6 +122,11 @@ func (f *failure) because(err error) *failure {
 // Error is for logs.
 func (f *failure) Error() string {
 	s := f.code + ": " + f.text()
+	if f.code == "NotImplemented" {
+		for _, e := range f.extras {
+			s += " " + e.name + "=" + e.value
+		}
+	}
 	if f.cause != nil {
 		s += ": " + f.cause.Error()
 	}
@@ -225,6 +230,12 @@ func explainObject(c *call, of *object.Failure) *failure {
 		f.with("Key", key)
 	case object.ErrNoSuchVersion:
 		f.with("Key", key).with("VersionId", of.VersionID)
+	case object.ErrInvalidVersionID:
+		// A UUID is a version id of other stores: well formed, and surely not here.
+		if id := c.query.get("versionId"); len(id) == 36 && strings.Count(id, "-") == 4 {
+			return fail("NoSuchVersion", "").with("Key", key).with("VersionId", id)
+		}
+		return invalid("versionId", c.query.get("versionId"), "Invalid version id specified")
 	case object.ErrNoSuchUpload:
 		return f.with("UploadId", of.UploadID)
 	case object.ErrMethodNotAllowed:

@@ -560,8 +560,14 @@ func (h *Handler) getObjectAttributes(c *call) (*response, error) {
 		x.elem("ETag", info.ETag) // without quotes, unlike everywhere else
 	}
 	if wanted["Checksum"] && len(info.Checksums) > 0 {
+		// Alone of all answers, this one tells a COMPOSITE value without its number of parts.
 		x.open("Checksum")
-		x.checksums(info.Checksums, true)
+		plain := slices.Clone(info.Checksums)
+		for i := range plain {
+			plain[i].Composite = false
+		}
+		x.checksums(plain, false)
+		x.elem("ChecksumType", sumType(&info.Checksums[0]))
 		x.close("Checksum")
 	}
 	if wanted["ObjectParts"] && info.PartCount > 0 {

@@ -47,7 +47,7 @@ var (
 		"x-amz-checksum-sha256", "x-amz-checksum-sha512", "x-amz-checksum-md5", "x-amz-checksum-xxhash64",
 		"x-amz-checksum-xxhash3", "x-amz-checksum-xxhash128",
 	}
-	bodyHeaders   = append([]string{"x-amz-checksum-algorithm"}, checksumHeaders...)
+	bodyHeaders   = append([]string{"x-amz-checksum-algorithm", "x-amz-checksum-type"}, checksumHeaders...)
 	newObject     = []string{"x-amz-acl", "x-amz-storage-class"}
 	readHeaders   = []string{"x-amz-checksum-mode"}
 	sourceHeaders = []string{
