@@ -74,9 +74,9 @@ func (x *xmlBuf) time(name string, t time.Time) {
 
 // etag appends the tag in quotes, as entities like AWS.
 func (x *xmlBuf) etag(tag string) {
-	x.b = append(x.b, "<ETag>&#34;"...)
+	x.b = append(x.b, "<ETag>&quot;"...)
 	x.b = appendEscaped(x.b, tag)
-	x.b = append(x.b, "&#34;</ETag>"...)
+	x.b = append(x.b, "&quot;</ETag>"...)
 }
 
 // key appends a key, prefix, delimiter or marker, percent-encoded when the client asked for it.
@@ -117,7 +117,7 @@ func appendEscaped(b []byte, s string) []byte {
 		case c == '>':
 			ref = "&gt;"
 		case c == '"':
-			ref = "&#34;"
+			ref = "&quot;"
 		case c < 0x20:
 			b = append(b, s[last:i]...)
 			b = append(b, "&#x"...)
