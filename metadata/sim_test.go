@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"math/bits"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -34,7 +35,7 @@ var (
 	simSeeds = flag.Int("seeds", 0, "schedules of the simulation; 0 means a short slice")
 	simSeed  = flag.Int64("seed", -1, "run this schedule only")
 	simTrace = flag.Bool("trace", false, "print what happens; with -seed")
-	simN     = flag.Int("n", 0, "only configurations with this many drives")
+	simN     = flag.Int("drives", 0, "only configurations with this many drives")
 )
 
 type simConfig struct {
@@ -91,6 +92,8 @@ type proc struct {
 	asked   int
 	after   []byte
 	finish  func(p *proposer) // when p is done
+	file    bool              // the body is streamed before, and not sent with the Prepare
+	streams uint32            // drives that have it
 	tried   []bool
 }
 
@@ -213,7 +216,11 @@ func (c *proc) operation() *Operation {
 	if c.kind == "put" || c.kind == "push" || c.kind == "inm" {
 		op.Need = s.cfg.q.W
 		for pos := range s.drives {
-			op.Seals = append(op.Seals, &Seal{Data: *data, Index: uint8(pos), Inline: []byte{1}})
+			seal := &Seal{Data: *data, Index: uint8(pos), Inline: []byte{1}}
+			if c.file {
+				seal.Inline = nil
+			}
+			op.Seals = append(op.Seals, seal)
 		}
 	}
 	if c.kind == "delv" {
@@ -305,6 +312,7 @@ func (s *sim) start(kind string, key, v int) {
 		}
 		c.begin()
 	default:
+		c.file = s.rng.IntN(2) == 0
 		c.p = s.newProposer(c.operation())
 		c.finish = func(p *proposer) {
 			switch {
@@ -320,7 +328,28 @@ func (s *sim) start(kind string, key, v int) {
 				c.record("drop", "")
 			}
 		}
+		if c.file && len(c.p.op.Seals) > 0 {
+			c.stream()
+			return
+		}
 		c.begin()
+	}
+}
+
+// stream brings the shards of a file to the drives; at W of them the operation goes on.
+func (c *proc) stream() {
+	s := c.s
+	id := simData(c.op, 1).ID
+	for i := range s.drives {
+		simSend(s, i, fmt.Sprintf("stream op%d", c.op), func(*Acceptor) (struct{}, error) {
+			s.drives[i].shards.shards[pinName(id, 0)] = []byte{1}
+			return struct{}{}, nil
+		}, func(struct{}, error) {
+			c.streams |= 1 << i
+			if bits.OnesCount32(c.streams) == s.cfg.q.W && !c.done && c.attempt == 0 {
+				c.begin()
+			}
+		})
 	}
 }
 
@@ -530,11 +559,7 @@ func (s *sim) proposed(key int, p *proposer) {
 // held notes that drive i accepted under b.
 func (s *sim) held(i, key int, b Ballot) {
 	s.accepts[key][b] |= 1 << i
-	n := 0
-	for m := s.accepts[key][b]; m != 0; m &= m - 1 {
-		n++
-	}
-	if n >= s.cfg.q.W && s.chosen[key].Less(b) {
+	if bits.OnesCount32(s.accepts[key][b]) >= s.cfg.q.W && s.chosen[key].Less(b) {
 		s.chosen[key] = b
 		s.commits++
 	}
@@ -794,6 +819,10 @@ func (c *proc) merge() {
 
 // timeout says that c waits no longer.
 func (c *proc) timeout() {
+	if c.file && c.attempt == 0 && c.p != nil {
+		c.record("drop", "") // streaming failed
+		return
+	}
 	if c.p != nil && c.p.phase != phaseDone && c.finish != nil {
 		st := c.p.expire()
 		if st == stepWait {
