@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	binary     = flag.String("ostraka", "", "the binary to test; by default it is built")
+	exe        = flag.String("ostraka", "", "the binary to test; by default it is built")
 	long       = flag.Bool("long", false, "run the cases that take minutes or gigabytes")
 	requireAWS = flag.Bool("require-aws", false, "fail where the aws CLI is missing, instead of skipping its cases")
 	seedFlag   = flag.Uint64("seed", 0, "seed of the random loads; 0 takes one from the time")
@@ -29,7 +29,7 @@ func run(m *testing.M) int {
 		*seedFlag = uint64(time.Now().UnixNano())
 	}
 	fmt.Printf("seed %d (repeat with -args -seed %d)\n", *seedFlag, *seedFlag)
-	if *binary != "" {
+	if *exe != "" {
 		return m.Run()
 	}
 	dir, err := os.MkdirTemp("", "ostraka-integration-")
@@ -38,8 +38,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	*binary = filepath.Join(dir, "ostraka")
-	build := exec.Command("go", "build", "-o", *binary, "github.com/ostraka/ostraka/cmd/ostraka")
+	*exe = filepath.Join(dir, "ostraka")
+	build := exec.Command("go", "build", "-o", *exe, "github.com/ostraka/ostraka/cmd/ostraka")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the binary: %v\n%s", err, out)
 		return 1

@@ -131,7 +131,7 @@ func (s *server) launch() {
 	s.t.Helper()
 	args := append([]string{"server", "--address", s.addr}, s.args...)
 	args = append(args, s.dirs...)
-	cmd := exec.Command(*binary, args...)
+	cmd := exec.Command(*exe, args...)
 	cmd.Env = s.env
 	if s.log == nil {
 		s.log = new(logBuffer)
@@ -139,7 +139,7 @@ func (s *server) launch() {
 	cmd.Stdout, cmd.Stderr = s.log, s.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		s.t.Fatalf("start %s: %v", *binary, err)
+		s.t.Fatalf("start %s: %v", *exe, err)
 	}
 	exited := make(chan struct{})
 	s.cmd, s.exited = cmd, exited
@@ -226,7 +226,7 @@ func (s *server) returnDrive(i int) {
 func (s *server) ostraka(args ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, *binary, args...)
+	cmd := exec.CommandContext(ctx, *exe, args...)
 	cmd.Env = append(os.Environ(), "OSTRAKA_ACCESS_KEY="+accessKey, "OSTRAKA_SECRET_KEY="+secretKey, "OSTRAKA_ENDPOINT="+s.url())
 	var o, e bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &o, &e
@@ -315,7 +315,7 @@ func refused(t *testing.T, env []string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, *binary, args...)
+	cmd := exec.CommandContext(ctx, *exe, args...)
 	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
