@@ -331,7 +331,7 @@ func (a *Acceptor) Accept(_ context.Context, m *AcceptRequest) (*AcceptReply, er
 	if err := m.Address.Check(); err != nil {
 		return nil, err
 	}
-	if m.Ballot.Counter == 0 || m.Ballot.Counter > MaxCounter || m.Ballot.Less(m.State.ID) {
+	if m.Ballot.Counter == 0 || m.Ballot.Counter > MaxCounter || m.State.ID.IsZero() || m.Ballot.Less(m.State.ID) {
 		return nil, errs.E(op, errs.Invalid, "ballot out of range")
 	}
 	head := headKey(&m.Address)
@@ -801,7 +801,7 @@ func (a *Acceptor) Install(_ context.Context, m *InstallRequest) error {
 	if err := m.Address.Check(); err != nil {
 		return err
 	}
-	if m.Row.Ballot.Counter == 0 || m.Row.Ballot.Counter > MaxCounter {
+	if m.Row.Ballot.Counter == 0 || m.Row.Ballot.Counter > MaxCounter || m.Row.State.ID.IsZero() {
 		return errs.E(op, errs.Invalid, "ballot out of range")
 	}
 	head := headKey(&m.Address)

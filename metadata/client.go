@@ -28,7 +28,7 @@ type Client struct {
 	slots   chan struct{} // one for each operation that settles in the background
 	keys    keyLocks
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.RWMutex // guards what follows
 	closed   bool
 	deciders map[uint16]*decider
 }
@@ -85,8 +85,8 @@ func (c *Client) Close(ctx context.Context) error {
 
 // spawn runs f on a goroutine of the client; false once it is closed.
 func (c *Client) spawn(f func()) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.mu.RLock()
+	defer c.mu.RUnlock()
 	if c.closed {
 		return false
 	}
@@ -171,10 +171,15 @@ type pending struct {
 }
 
 func (c *Client) decider(drive uint16) *decider {
+	c.mu.RLock()
+	d := c.deciders[drive]
+	c.mu.RUnlock()
+	if d != nil {
+		return d
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d := c.deciders[drive]
-	if d == nil {
+	if d = c.deciders[drive]; d == nil {
 		d = &decider{c: c, drive: drive, full: make(chan struct{}, 1)}
 		c.deciders[drive] = d
 	}
@@ -204,10 +209,11 @@ func (d *decider) add(m Decision) *pending {
 	return p
 }
 
-// settle completes a decision: in the queue if it still waits there, else with another one.
+// settle completes a decision: in the queue if it still waits there, else with another one. Who is
+// missing becomes a repair row, so the unsettled mark can go in any case.
 func (d *decider) settle(p *pending, missing []uint8) {
 	d.mu.Lock()
-	p.d.Missing, p.d.Settled = missing, len(missing) == 0
+	p.d.Missing, p.d.Settled = missing, true
 	again := p.sent
 	m := p.d
 	d.mu.Unlock()

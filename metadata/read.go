@@ -358,8 +358,8 @@ func (c *Client) bringUp(ctx context.Context, g *placement.Group, a *Address, r 
 	at := make([]Ballot, len(g.Drives))
 	for pos := range g.Drives {
 		reply := r.replies[pos]
-		if reply != nil && reply.Row != nil && reply.Row.State.ID == top.State.ID {
-			at[pos] = reply.Row.Ballot
+		if reply != nil && reply.Row != nil && reply.Row.Ballot == top.Ballot {
+			at[pos] = top.Ballot
 			continue
 		}
 		if !slices.Contains(positions, pos) {
