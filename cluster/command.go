@@ -1,0 +1,363 @@
+package cluster
+
+import (
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/placement"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// opCode names a command. The numbers are part of the format: append, never renumber.
+type opCode uint8
+
+const (
+	opInit          opCode = 1
+	opCreateBucket  opCode = 2
+	opBeginDelete   opCode = 3
+	opFinishDelete  opCode = 4
+	opReopen        opCode = 5
+	opSetVersioning opCode = 6
+	opSetConfig     opCode = 7
+	opPutKey        opCode = 8
+	opDeleteKey     opCode = 9
+	opBarrier       opCode = 10
+)
+
+// command is one change of the state. Times and ids travel in it, because applying it must give
+// the same state everywhere.
+type command struct {
+	op         opCode
+	id         uint64 // bucket
+	epoch      uint64
+	bucket     Bucket
+	versioning Versioning
+	document   string
+	value      []byte // nil: remove
+	cluster    [16]byte
+	layout     *placement.Layout
+	account    Account
+	key        AccessKey
+}
+
+// Limits of what is decoded, so that a damaged length allocates nothing large.
+const (
+	maxDocument = 1 << 20 // of one configuration document
+	maxField    = 16 << 20
+)
+
+func putUint(b []byte, n protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, n, protowire.VarintType), v)
+}
+
+func putBytes(b []byte, n protowire.Number, v []byte) []byte {
+	if len(v) == 0 {
+		return b
+	}
+	return protowire.AppendBytes(protowire.AppendTag(b, n, protowire.BytesType), v)
+}
+
+func putString(b []byte, n protowire.Number, v string) []byte { return putBytes(b, n, []byte(v)) }
+
+func putBool(b []byte, n protowire.Number, v bool) []byte {
+	if v {
+		return putUint(b, n, 1)
+	}
+	return b
+}
+
+// field is one decoded field: a number or bytes.
+type field struct {
+	num   protowire.Number
+	u     uint64
+	bytes []byte
+}
+
+func errMalformed() error {
+	return errs.E("cluster.decode", errs.Corrupt, "malformed control-plane data")
+}
+
+// fields calls f for each field of b; f returns false for numbers that it does not know, which are
+// skipped from 1000 on and refused below.
+func fields(b []byte, f func(field) (known bool, err error)) error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return errMalformed()
+		}
+		b = b[n:]
+		x := field{num: num}
+		switch typ {
+		case protowire.VarintType:
+			x.u, n = protowire.ConsumeVarint(b)
+		case protowire.BytesType:
+			x.bytes, n = protowire.ConsumeBytes(b)
+		default:
+			if n = protowire.ConsumeFieldValue(num, typ, b); n >= 0 && num < 1000 {
+				return errMalformed()
+			}
+		}
+		if n < 0 || len(x.bytes) > maxField {
+			return errMalformed()
+		}
+		b = b[n:]
+		known, err := f(x)
+		if err != nil {
+			return err
+		}
+		if !known && num < 1000 {
+			return errs.E("cluster.decode", errs.Unsupported, "control-plane data of a newer version")
+		}
+	}
+	return nil
+}
+
+func appendBucket(b []byte, x *Bucket) []byte {
+	b = putUint(b, 1, x.ID)
+	b = putString(b, 2, x.Name)
+	b = putString(b, 3, x.Owner)
+	b = putString(b, 4, x.Region)
+	b = putUint(b, 5, uint64(x.Created))
+	b = putUint(b, 6, x.Epoch)
+	b = putBool(b, 7, x.Deleting)
+	b = putUint(b, 8, uint64(x.Versioning))
+	b = putBool(b, 9, x.ObjectLock)
+	for _, k := range sortedKeys(x.Config) {
+		b = putBytes(b, 10, putBytes(putString(nil, 1, k), 2, x.Config[k]))
+	}
+	return b
+}
+
+func decodeBucket(b []byte) (x Bucket, err error) {
+	err = fields(b, func(f field) (bool, error) {
+		switch f.num {
+		case 1:
+			x.ID = f.u
+		case 2:
+			x.Name = string(f.bytes)
+		case 3:
+			x.Owner = string(f.bytes)
+		case 4:
+			x.Region = string(f.bytes)
+		case 5:
+			x.Created = int64(f.u)
+		case 6:
+			x.Epoch = f.u
+		case 7:
+			x.Deleting = f.u != 0
+		case 8:
+			x.Versioning = Versioning(f.u)
+			if f.u > uint64(Suspended) {
+				return true, errMalformed()
+			}
+		case 9:
+			x.ObjectLock = f.u != 0
+		case 10:
+			var k string
+			v := []byte{}
+			err := fields(f.bytes, func(f field) (bool, error) {
+				switch f.num {
+				case 1:
+					k = string(f.bytes)
+				case 2:
+					v = append(v, f.bytes...)
+				default:
+					return false, nil
+				}
+				return true, nil
+			})
+			if err != nil {
+				return true, err
+			}
+			if x.Config == nil {
+				x.Config = map[string][]byte{}
+			}
+			x.Config[k] = v
+		default:
+			return false, nil
+		}
+		return true, nil
+	})
+	return x, err
+}
+
+func appendAccount(b []byte, a *Account) []byte { return putString(putString(b, 1, a.ID), 2, a.Name) }
+
+func decodeAccount(b []byte) (a Account, err error) {
+	err = fields(b, func(f field) (bool, error) {
+		switch f.num {
+		case 1:
+			a.ID = string(f.bytes)
+		case 2:
+			a.Name = string(f.bytes)
+		default:
+			return false, nil
+		}
+		return true, nil
+	})
+	return a, err
+}
+
+func appendKey(b []byte, k *AccessKey) []byte {
+	return putBool(putString(putString(putString(b, 1, k.ID), 2, k.Secret), 3, k.Account), 4, k.Root)
+}
+
+func decodeKey(b []byte) (k AccessKey, err error) {
+	err = fields(b, func(f field) (bool, error) {
+		switch f.num {
+		case 1:
+			k.ID = string(f.bytes)
+		case 2:
+			k.Secret = string(f.bytes)
+		case 3:
+			k.Account = string(f.bytes)
+		case 4:
+			k.Root = f.u != 0
+		default:
+			return false, nil
+		}
+		return true, nil
+	})
+	return k, err
+}
+
+func (c *command) encode() []byte {
+	b := putUint(nil, 1, uint64(c.op))
+	b = putUint(b, 2, c.id)
+	b = putUint(b, 3, c.epoch)
+	if c.op == opCreateBucket {
+		b = putBytes(b, 4, appendBucket(nil, &c.bucket))
+	}
+	b = putUint(b, 5, uint64(c.versioning))
+	b = putString(b, 6, c.document)
+	if c.value != nil {
+		b = protowire.AppendBytes(protowire.AppendTag(b, 7, protowire.BytesType), c.value)
+	}
+	if c.op == opInit {
+		b = putBytes(b, 8, c.cluster[:])
+		b = putBytes(b, 9, c.layout.Append(nil))
+		b = putBytes(b, 10, appendAccount(nil, &c.account))
+	}
+	if c.op == opInit || c.op == opPutKey || c.op == opDeleteKey {
+		b = putBytes(b, 11, appendKey(nil, &c.key))
+	}
+	return b
+}
+
+func decodeCommand(b []byte) (*command, error) {
+	c := new(command)
+	err := fields(b, func(f field) (known bool, err error) {
+		switch f.num {
+		case 1:
+			c.op = opCode(f.u)
+			if f.u > 255 {
+				err = errMalformed()
+			}
+		case 2:
+			c.id = f.u
+		case 3:
+			c.epoch = f.u
+		case 4:
+			c.bucket, err = decodeBucket(f.bytes)
+		case 5:
+			c.versioning = Versioning(f.u)
+			if f.u > uint64(Suspended) {
+				err = errMalformed()
+			}
+		case 6:
+			c.document = string(f.bytes)
+		case 7:
+			c.value = append([]byte{}, f.bytes...)
+		case 8:
+			if len(f.bytes) != 16 {
+				return true, errMalformed()
+			}
+			copy(c.cluster[:], f.bytes)
+		case 9:
+			c.layout, err = placement.Decode(f.bytes)
+		case 10:
+			c.account, err = decodeAccount(f.bytes)
+		case 11:
+			c.key, err = decodeKey(f.bytes)
+		default:
+			return false, nil
+		}
+		return true, err
+	})
+	if err == nil && c.op == opInit && c.layout == nil {
+		err = errMalformed()
+	}
+	return c, err
+}
+
+// encode writes the whole state: the body of snapshots and of the copies.
+func (s *State) encode() []byte {
+	b := putBytes(nil, 1, s.ClusterID[:])
+	b = putUint(b, 2, s.Version)
+	b = putUint(b, 3, s.Applied)
+	b = putUint(b, 4, s.nextID)
+	if s.layout != nil {
+		b = putBytes(b, 5, s.layout.Append(nil))
+	}
+	for _, n := range s.names {
+		b = putBytes(b, 6, appendBucket(nil, s.byName[n]))
+	}
+	for _, id := range sortedKeys(s.accounts) {
+		a := s.accounts[id]
+		b = putBytes(b, 7, appendAccount(nil, &a))
+	}
+	for _, id := range sortedKeys(s.keys) {
+		k := s.keys[id]
+		b = putBytes(b, 8, appendKey(nil, &k))
+	}
+	return b
+}
+
+func decodeState(b []byte) (*State, error) {
+	s := emptyState()
+	err := fields(b, func(f field) (known bool, err error) {
+		switch f.num {
+		case 1:
+			if len(f.bytes) != 16 {
+				return true, errMalformed()
+			}
+			copy(s.ClusterID[:], f.bytes)
+		case 2:
+			s.Version = f.u
+		case 3:
+			s.Applied = f.u
+		case 4:
+			s.nextID = f.u
+		case 5:
+			s.layout, err = placement.Decode(f.bytes)
+		case 6:
+			var x Bucket
+			if x, err = decodeBucket(f.bytes); err == nil {
+				if s.byName[x.Name] != nil || s.byID[x.ID] != nil || x.ID >= s.nextID {
+					return true, errMalformed()
+				}
+				s.byName[x.Name], s.byID[x.ID] = &x, &x
+				s.names = append(s.names, x.Name)
+			}
+		case 7:
+			var a Account
+			if a, err = decodeAccount(f.bytes); err == nil {
+				s.accounts[a.ID] = a
+			}
+		case 8:
+			var k AccessKey
+			if k, err = decodeKey(f.bytes); err == nil {
+				s.keys[k.ID] = k
+			}
+		default:
+			return false, nil
+		}
+		return true, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.names = sortedKeys(s.byName)
+	return s, nil
+}

@@ -1,0 +1,547 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// DriveStore is a drive as the control plane uses it.
+type DriveStore struct {
+	Num uint16
+	KV  metadata.KV // the 'c' namespace
+}
+
+// Config is what a Control needs.
+type Config struct {
+	Drives []DriveStore // those that are open
+	Logger *slog.Logger
+	// ChangeTimeout bounds a change, and the wait for a leader in it; 0 means 2 s.
+	ChangeTimeout time.Duration
+}
+
+const (
+	heartbeat     = 200 * time.Millisecond
+	copyTimeout   = time.Second
+	snapshotAfter = 1024 // log entries between snapshots
+	trailing      = 256  // entries kept behind a snapshot
+)
+
+// Control is this process's part of the control plane.
+type Control struct {
+	c     Config
+	log   *slog.Logger
+	state atomic.Pointer[State]
+
+	mu     sync.Mutex // guards what follows; held while voters start and stop
+	voters map[uint16]*voter
+	closed bool
+
+	publishing sync.Mutex // guards copies and the order in which states are published
+	copies     map[uint16]*copyOf
+
+	retiring sync.WaitGroup // voters that are being shut down
+	barrier  atomic.Uint64  // the newest term in which the leader's state is known to be current
+}
+
+// voter is one raft server.
+type voter struct {
+	num   uint16
+	id    raft.ServerID
+	raft  *raft.Raft
+	trans *raft.InmemTransport
+	store *storage
+}
+
+// Open loads the state from the newest copy and starts the voters of the drives. A drive whose
+// rows are damaged is left out, and reported in the log.
+func Open(ctx context.Context, c Config) (*Control, error) {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.ChangeTimeout <= 0 {
+		c.ChangeTimeout = 2 * time.Second
+	}
+	k := &Control{c: c, log: c.Logger, voters: map[uint16]*voter{}, copies: map[uint16]*copyOf{}}
+	k.state.Store(emptyState())
+	for _, d := range c.Drives {
+		s, err := readCopy(d.KV)
+		if err != nil {
+			k.log.Error("a drive's copy of the control plane is damaged and left out", "drive", d.Num, "err", err)
+			continue
+		}
+		if s != nil && s.Applied > k.State().Applied {
+			k.state.Store(s)
+		}
+	}
+	for _, d := range c.Drives {
+		k.addCopy(d)
+	}
+	for _, d := range c.Drives {
+		if err := k.startVoter(d); err != nil {
+			k.log.Error("the voter on a drive cannot start", "drive", d.Num, "err", err)
+		}
+	}
+	return k, ctx.Err()
+}
+
+// State returns what is known here now. It never blocks.
+func (k *Control) State() *State { return k.state.Load() }
+
+// addCopy begins to write to a drive's copy, and brings it up to the state.
+func (k *Control) addCopy(d DriveStore) {
+	k.publishing.Lock()
+	defer k.publishing.Unlock()
+	cp := &copyOf{kv: d.KV}
+	k.copies[d.Num] = cp
+	s := k.State()
+	if old, err := readCopy(d.KV); err == nil && old != nil && old.Applied == s.Applied || !s.Initialized() {
+		return // up to date; the next write is whole
+	}
+	if err := cp.write(0, nil, s); err != nil {
+		k.log.Warn("a drive's copy of the control plane could not be written", "drive", d.Num, "err", err)
+	}
+}
+
+// publish makes s the state, if it is newer, and writes the copies.
+func (k *Control) publish(prev uint64, raw []byte, s *State) {
+	k.publishing.Lock()
+	defer k.publishing.Unlock()
+	if s.Applied <= k.State().Applied {
+		return
+	}
+	k.state.Store(s)
+	var wg sync.WaitGroup
+	for num, cp := range k.copies {
+		wg.Go(func() {
+			if err := cp.write(prev, raw, s); err != nil {
+				k.log.Warn("a drive's copy of the control plane could not be written", "drive", num, "err", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// fsm is the state machine of one voter.
+type fsm struct {
+	k *Control
+	s *State // used by raft's FSM goroutine only
+}
+
+// Apply implements raft.FSM, as do the next two.
+func (f *fsm) Apply(l *raft.Log) any {
+	if l.Index <= f.s.Applied {
+		return nil // the copy had it
+	}
+	c, err := decodeCommand(l.Data)
+	if err != nil {
+		f.k.log.Error("a command cannot be decoded", "index", l.Index, "err", err)
+		return err
+	}
+	prev := f.s.Applied
+	next, result := f.s.apply(l.Index, c)
+	f.s = next
+	f.k.publish(prev, l.Data, next)
+	return result
+}
+
+// Snapshot returns the state, which is immutable.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return fsmSnapshot{f.s}, nil }
+
+// Restore replaces the state.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	b, err := io.ReadAll(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return err
+	}
+	s, err := decodeState(b)
+	if err != nil {
+		return err
+	}
+	if s.Applied > f.s.Applied {
+		f.s = s
+		f.k.publish(0, nil, s)
+	}
+	return nil
+}
+
+type fsmSnapshot struct{ s *State }
+
+func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := io.Copy(sink, bytes.NewReader(s.s.encode())); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+func (fsmSnapshot) Release() {}
+
+// startVoter starts the voter that a drive's rows name, if any.
+func (k *Control) startVoter(d DriveStore) error {
+	id, err := get(d.KV, rowKey(rowVoter))
+	if err != nil || id == nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed || k.voters[d.Num] != nil {
+		return nil
+	}
+	v := &voter{num: d.Num, id: raft.ServerID(id)}
+	if v.store, err = openStorage(d.KV, func(err error) { k.cutOff(v, err) }); err != nil {
+		return err
+	}
+	_, v.trans = raft.NewInmemTransportWithTimeout(raft.ServerAddress(id), heartbeat)
+	c := raft.DefaultConfig()
+	c.LocalID = v.id
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = heartbeat, heartbeat, heartbeat/2
+	c.CommitTimeout = 5 * time.Millisecond
+	c.SnapshotThreshold, c.TrailingLogs = snapshotAfter, trailing
+	c.SnapshotInterval = time.Minute
+	c.NoLegacyTelemetry = true
+	c.Logger = raftLog(k.log.With("voter", string(id)))
+	if v.raft, err = raft.NewRaft(c, &fsm{k, k.State()}, v.store, v.store, v.store, v.trans); err != nil {
+		return err
+	}
+	for _, o := range k.voters {
+		o.trans.Connect(v.trans.LocalAddr(), v.trans)
+		v.trans.Connect(o.trans.LocalAddr(), o.trans)
+	}
+	k.voters[d.Num] = v
+	return nil
+}
+
+// cutOff isolates a voter whose storage failed. It is called with the storage's lock held, from
+// within raft, so the voter is shut down elsewhere.
+func (k *Control) cutOff(v *voter, err error) {
+	k.log.Error("the drive of a voter failed; the voter is stopped", "drive", v.num, "err", err)
+	if v.trans != nil {
+		v.trans.DisconnectAll()
+	}
+	k.retiring.Go(func() { k.stopVoter(v.num, v) })
+}
+
+// stopVoter stops the voter of a drive, if it is v (nil: whichever).
+func (k *Control) stopVoter(num uint16, v *voter) {
+	k.mu.Lock()
+	at := k.voters[num]
+	if at == nil || v != nil && at != v {
+		k.mu.Unlock()
+		return
+	}
+	delete(k.voters, num)
+	others := make([]*voter, 0, len(k.voters))
+	for _, o := range k.voters {
+		others = append(others, o)
+	}
+	k.mu.Unlock()
+	at.trans.DisconnectAll()
+	for _, o := range others {
+		o.trans.Disconnect(at.trans.LocalAddr())
+	}
+	if err := at.raft.Shutdown().Error(); err != nil {
+		k.log.Warn("a voter did not stop cleanly", "drive", num, "err", err)
+	}
+}
+
+// DriveLost stops what runs on a drive that went away.
+func (k *Control) DriveLost(num uint16) {
+	k.publishing.Lock()
+	delete(k.copies, num)
+	k.publishing.Unlock()
+	k.stopVoter(num, nil)
+}
+
+// DriveReturned takes a drive into use again, from its own rows.
+func (k *Control) DriveReturned(d DriveStore) {
+	k.DriveLost(d.Num)
+	k.addCopy(d)
+	if err := k.startVoter(d); err != nil {
+		k.log.Error("the voter on a drive that came back cannot start", "drive", d.Num, "err", err)
+	}
+}
+
+// voterID is the raft id of the first voter that a drive has. One that replaces a lost one gets
+// another generation, because raft must not meet a server that forgot its votes.
+func voterID(num uint16) string { return fmt.Sprintf("drive-%d-1", num) }
+
+// Init makes the cluster: it chooses the voters, and applies the first state. It is idempotent,
+// also over a crash in the middle: what was made first stays.
+func (k *Control) Init(ctx context.Context, id [16]byte, l *placement.Layout, a Account, key AccessKey) error {
+	const op = "cluster.Init"
+	if k.State().Initialized() {
+		return nil
+	}
+	drives := slices.Clone(k.c.Drives)
+	slices.SortFunc(drives, func(a, b DriveStore) int { return int(a.Num) - int(b.Num) })
+	if len(drives) >= 3 {
+		drives = drives[:3]
+	} else if len(drives) > 1 {
+		drives = drives[:1]
+	}
+	if len(drives) == 0 {
+		return errs.E(op, errs.Unavailable, "no drive is open")
+	}
+	var conf raft.Configuration
+	for _, d := range drives {
+		id := voterID(d.Num)
+		conf.Servers = append(conf.Servers, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(id)})
+	}
+	for _, d := range drives {
+		if err := bootstrap(d, conf); err != nil {
+			return errs.Wrap(op, err)
+		}
+	}
+	for _, d := range drives {
+		if err := k.startVoter(d); err != nil {
+			return errs.Wrap(op, err)
+		}
+	}
+	// The first election may take a few rounds.
+	for {
+		_, err := k.change(ctx, &command{op: opInit, cluster: id, layout: l, account: a, key: key})
+		if !errs.Is(err, errs.Unavailable) || ctx.Err() != nil {
+			return errs.Wrap(op, err)
+		}
+	}
+}
+
+// bootstrap writes the first raft configuration to a drive, unless it has one.
+func bootstrap(d DriveStore, conf raft.Configuration) error {
+	s, err := openStorage(d.KV, func(error) {})
+	if err != nil {
+		return err
+	}
+	has, err := raft.HasExistingState(s, s, s)
+	if err != nil {
+		return err
+	}
+	if !has {
+		id := voterID(d.Num)
+		c := raft.DefaultConfig()
+		c.LocalID, c.Logger = raft.ServerID(id), hclog.NewNullLogger()
+		_, trans := raft.NewInmemTransport(raft.ServerAddress(id))
+		if err := raft.BootstrapCluster(c, s, s, s, trans, conf); err != nil {
+			return err
+		}
+	}
+	key := rowKey(rowVoter)
+	var b metadata.Batch
+	b.Set(key, seal(key, []byte(voterID(d.Num))))
+	return d.KV.Apply(&b, true)
+}
+
+// leader returns the voter that leads, or nil.
+func (k *Control) leader() *voter {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, v := range k.voters {
+		if v.raft.State() == raft.Leader {
+			return v
+		}
+	}
+	return nil
+}
+
+var errNoLeader = errs.E("cluster", errs.Unavailable, "the control plane has no leader: too few of its drives are here")
+
+// withLeader calls f with the leader, and again when leadership is lost before f began its work,
+// until it succeeds or the time for a change is over.
+func (k *Control) withLeader(ctx context.Context, f func(v *voter, timeout time.Duration) error) error {
+	end := time.Now().Add(k.c.ChangeTimeout)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if v := k.leader(); v != nil {
+			err := f(v, time.Until(end))
+			switch {
+			case err == nil:
+				return nil
+			case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrLeadershipTransferInProgress),
+				errs.Is(err, errs.Drive):
+				// Nothing happened: another leader may do it. A leader stores an entry, and on failure
+				// steps down, before it sends it to anybody.
+			case errors.Is(err, raft.ErrLeadershipLost):
+				return errs.As("cluster", errs.Unknown, err)
+			case errors.Is(err, raft.ErrEnqueueTimeout):
+				return errs.As("cluster", errs.Unavailable, err)
+			default:
+				return errs.Wrap("cluster", err)
+			}
+		}
+		if time.Now().After(end) {
+			return errNoLeader
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errs.Wrap("cluster", ctx.Err())
+		}
+	}
+}
+
+// change applies c and returns the result of its application.
+func (k *Control) change(ctx context.Context, c *command) (any, error) {
+	raw := c.encode()
+	var result any
+	err := k.withLeader(ctx, func(v *voter, timeout time.Duration) error {
+		a := v.raft.Apply(raw, timeout)
+		done := make(chan error, 1)
+		go func() { done <- a.Error() }() // ends with the future, which ends with the voter
+		select {
+		case err := <-done:
+			result = a.Response()
+			return err
+		case <-ctx.Done():
+			return errs.As("cluster", errs.Unknown, ctx.Err())
+		case <-time.After(timeout + copyTimeout):
+			return errs.E("cluster", errs.Unknown, "the control plane did not answer in time")
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if refused, ok := result.(error); ok {
+		return nil, refused
+	}
+	return result, nil
+}
+
+// Refresh makes State at least as new as everything that was answered anywhere before the call.
+// Without a leader the error is of kind Unavailable.
+func (k *Control) Refresh(ctx context.Context) error {
+	return k.withLeader(ctx, func(v *voter, timeout time.Duration) error {
+		term := v.raft.CurrentTerm()
+		if k.barrier.Load() != term {
+			// A new leader does not know what is committed before it has committed something.
+			if err := v.raft.Barrier(timeout).Error(); err != nil {
+				return err
+			}
+			k.barrier.Store(term)
+			return nil
+		}
+		commit := v.raft.CommitIndex()
+		if err := v.raft.VerifyLeader().Error(); err != nil {
+			return err
+		}
+		if v.raft.AppliedIndex() < commit {
+			return v.raft.Barrier(timeout).Error()
+		}
+		return nil
+	})
+}
+
+func bucketOf(result any, err error) (Bucket, error) {
+	if err != nil {
+		return Bucket{}, err
+	}
+	b, _ := result.(Bucket)
+	return b, nil
+}
+
+// CreateBucket makes a bucket; ID and Epoch are given by the state. When the name is taken the
+// error is of kind Exists, and ExistingBucket tells by whom.
+func (k *Control) CreateBucket(ctx context.Context, b Bucket) (Bucket, error) {
+	return bucketOf(k.change(ctx, &command{op: opCreateBucket, bucket: b}))
+}
+
+// ExistingBucket returns the bucket that was in the way of CreateBucket.
+func ExistingBucket(err error) (Bucket, bool) {
+	var e *existsError
+	if errors.As(err, &e) {
+		return e.bucket, true
+	}
+	return Bucket{}, false
+}
+
+// BeginDeleteBucket marks a bucket as being deleted, and returns its new epoch.
+func (k *Control) BeginDeleteBucket(ctx context.Context, id uint64) (epoch uint64, err error) {
+	b, err := bucketOf(k.change(ctx, &command{op: opBeginDelete, id: id}))
+	return b.Epoch, err
+}
+
+// FinishDeleteBucket removes a bucket whose deletion began at epoch.
+func (k *Control) FinishDeleteBucket(ctx context.Context, id, epoch uint64) error {
+	_, err := k.change(ctx, &command{op: opFinishDelete, id: id, epoch: epoch})
+	return err
+}
+
+// ReopenBucket gives up the deletion that began at epoch.
+func (k *Control) ReopenBucket(ctx context.Context, id, epoch uint64) error {
+	_, err := k.change(ctx, &command{op: opReopen, id: id, epoch: epoch})
+	return err
+}
+
+// SetVersioning changes the versioning state of a bucket.
+func (k *Control) SetVersioning(ctx context.Context, id uint64, v Versioning) error {
+	if v > Suspended {
+		return errs.E("cluster.SetVersioning", errs.Invalid, "no such versioning state")
+	}
+	_, err := k.change(ctx, &command{op: opSetVersioning, id: id, versioning: v})
+	return err
+}
+
+// SetBucketConfig stores a configuration document of a bucket; nil removes it.
+func (k *Control) SetBucketConfig(ctx context.Context, id uint64, document string, value []byte) error {
+	if len(value) > maxDocument {
+		return errs.E("cluster.SetBucketConfig", errs.Invalid, "the document is too large")
+	}
+	_, err := k.change(ctx, &command{op: opSetConfig, id: id, document: document, value: value})
+	return err
+}
+
+// PutAccessKey stores a pair of keys.
+func (k *Control) PutAccessKey(ctx context.Context, key AccessKey) error {
+	_, err := k.change(ctx, &command{op: opPutKey, key: key})
+	return err
+}
+
+// DeleteAccessKey removes a pair of keys.
+func (k *Control) DeleteAccessKey(ctx context.Context, id string) error {
+	_, err := k.change(ctx, &command{op: opDeleteKey, key: AccessKey{ID: id}})
+	return err
+}
+
+// HasLeader reports whether changes are possible now.
+func (k *Control) HasLeader() bool { return k.leader() != nil }
+
+// Close stops the voters.
+func (k *Control) Close() {
+	k.mu.Lock()
+	k.closed = true
+	var nums []uint16
+	for n := range k.voters {
+		nums = append(nums, n)
+	}
+	k.mu.Unlock()
+	for _, n := range nums {
+		k.stopVoter(n, nil)
+	}
+	k.retiring.Wait()
+}
+
+// raftLog passes raft's log on: its warnings as details, because elections are ordinary.
+func raftLog(l *slog.Logger) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Info, Output: slogWriter{l}, DisableTime: true})
+}
+
+type slogWriter struct{ l *slog.Logger }
+
+func (w slogWriter) Write(p []byte) (int, error) {
+	w.l.Debug(string(bytes.TrimSpace(p)))
+	return len(p), nil
+}

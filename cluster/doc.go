@@ -1,0 +1,20 @@
+// Package cluster is the control plane: what is small, changes seldom and is needed on every
+// request. Cluster identity, layout, buckets with their configuration, accounts and access keys
+// are a replicated state machine on hashicorp/raft. It owns no object data and decides nothing
+// about liveness.
+//
+// In one process there are three voters on distinct drives where there are three drives, one where
+// there are fewer, joined by an in-memory transport. Log, term and snapshots of a voter are rows of
+// its drive's record store, synced. Beside them every drive keeps a copy of what was applied, so
+// that State is served at start, before any election and with any drives, and so that no single
+// drive holds the only copy.
+//
+// Invariants:
+//
+//   - A change that was answered is in the synced logs of a majority of voters, and in the copies
+//     of all drives that could be written to within a second.
+//   - Applying reads no clock and draws nothing at random.
+//   - A voter whose drive fails is cut off from the others before raft can act on what was not
+//     stored.
+//   - Without a quorum of voters changes end with errs.Unavailable; reads go on.
+package cluster

@@ -1,0 +1,208 @@
+package cluster
+
+import (
+	"maps"
+	"slices"
+	"sort"
+
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// Versioning is the versioning state of a bucket, as S3 names it.
+type Versioning uint8
+
+// A bucket begins Unversioned and never returns to it.
+const (
+	Unversioned Versioning = iota
+	Enabled
+	Suspended
+)
+
+// Bucket is one bucket. It is immutable: a change makes another one.
+type Bucket struct {
+	ID         uint64 // never used again, not even for a bucket of the same name
+	Name       string
+	Owner      string // canonical id of the account
+	Region     string
+	Created    int64  // Unix nanoseconds
+	Epoch      uint64 // rises when a deletion begins and when it is given up
+	Deleting   bool
+	Versioning Versioning
+	ObjectLock bool
+	Config     map[string][]byte // documents by name: policy, cors, lifecycle, …
+}
+
+// Account owns buckets.
+type Account struct {
+	ID   string // canonical id, 64 hex digits
+	Name string
+}
+
+// AccessKey is a pair of keys.
+type AccessKey struct {
+	ID      string
+	Secret  string
+	Account string
+	Root    bool
+}
+
+// State is what the control plane knows, as of one applied command. It is immutable.
+type State struct {
+	ClusterID [16]byte
+	Version   uint64 // cluster version that was finalized (a door)
+	Applied   uint64 // index of the last command in it
+
+	layout   *placement.Layout
+	nextID   uint64
+	byName   map[string]*Bucket
+	byID     map[uint64]*Bucket
+	names    []string // sorted
+	accounts map[string]Account
+	keys     map[string]AccessKey
+}
+
+func emptyState() *State {
+	return &State{nextID: 1, byName: map[string]*Bucket{}, byID: map[uint64]*Bucket{},
+		accounts: map[string]Account{}, keys: map[string]AccessKey{}}
+}
+
+// Initialized reports whether the cluster was ever made.
+func (s *State) Initialized() bool { return s.layout != nil }
+
+// Layout returns the current layout; nil before the cluster is made.
+func (s *State) Layout() *placement.Layout { return s.layout }
+
+// Bucket returns the bucket of a name.
+func (s *State) Bucket(name string) (Bucket, bool) { return deref(s.byName[name]) }
+
+// BucketByID returns the bucket with an id.
+func (s *State) BucketByID(id uint64) (Bucket, bool) { return deref(s.byID[id]) }
+
+func deref(b *Bucket) (Bucket, bool) {
+	if b == nil {
+		return Bucket{}, false
+	}
+	return *b, true
+}
+
+// Buckets returns all buckets, ascending by name.
+func (s *State) Buckets() []Bucket {
+	out := make([]Bucket, len(s.names))
+	for i, n := range s.names {
+		out[i] = *s.byName[n]
+	}
+	return out
+}
+
+// Account returns an account by its canonical id.
+func (s *State) Account(id string) (Account, bool) { a, ok := s.accounts[id]; return a, ok }
+
+// AccessKey returns a pair of keys by its id.
+func (s *State) AccessKey(id string) (AccessKey, bool) { k, ok := s.keys[id]; return k, ok }
+
+// apply returns the state after c, or the error that c ends with; then nothing changed but
+// Applied. It reads no clock and draws nothing at random: every voter comes to the same state.
+func (s *State) apply(index uint64, c *command) (*State, any) {
+	next := *s
+	next.Applied = index
+	refuse := func(k errs.Kind, msg string) (*State, any) { return &next, errs.E("cluster.apply", k, msg) }
+	if !s.Initialized() && c.op != opInit {
+		return refuse(errs.Unavailable, "the cluster is not made yet")
+	}
+	switch c.op {
+	case opInit:
+		if s.Initialized() {
+			return &next, nil
+		}
+		next.ClusterID, next.layout = c.cluster, c.layout
+		next.accounts = map[string]Account{c.account.ID: c.account}
+		next.keys = map[string]AccessKey{c.key.ID: c.key}
+		return &next, nil
+	case opCreateBucket:
+		if b := s.byName[c.bucket.Name]; b != nil {
+			return &next, &existsError{*b}
+		}
+		b := c.bucket
+		b.ID, b.Epoch = s.nextID, 1
+		next.nextID++
+		next.put(&b)
+		return &next, b
+	case opPutKey:
+		next.keys = maps.Clone(s.keys)
+		next.keys[c.key.ID] = c.key
+		return &next, nil
+	case opDeleteKey:
+		next.keys = maps.Clone(s.keys)
+		delete(next.keys, c.key.ID)
+		return &next, nil
+	case opBarrier:
+		return &next, nil
+	}
+	was := s.byID[c.id]
+	if was == nil {
+		return refuse(errs.NotFound, "no such bucket")
+	}
+	b := *was
+	switch c.op {
+	case opBeginDelete:
+		b.Deleting = true
+		b.Epoch++
+	case opReopen:
+		if !b.Deleting || b.Epoch != c.epoch {
+			return refuse(errs.Stale, "another deletion of the bucket has begun since")
+		}
+		b.Deleting = false
+		b.Epoch++
+	case opFinishDelete:
+		if !b.Deleting || b.Epoch != c.epoch {
+			return refuse(errs.Stale, "the deletion of the bucket was given up, or another has begun")
+		}
+		next.remove(&b)
+		return &next, nil
+	case opSetVersioning:
+		b.Versioning = c.versioning
+	case opSetConfig:
+		b.Config = maps.Clone(b.Config)
+		if c.value == nil {
+			delete(b.Config, c.document)
+		} else {
+			if b.Config == nil {
+				b.Config = map[string][]byte{}
+			}
+			b.Config[c.document] = c.value
+		}
+	default:
+		return refuse(errs.Unsupported, "a command of a newer version")
+	}
+	next.put(&b)
+	return &next, b
+}
+
+// put stores b in s, whose maps still belong to the state before.
+func (s *State) put(b *Bucket) {
+	s.byName, s.byID = maps.Clone(s.byName), maps.Clone(s.byID)
+	if s.byName[b.Name] == nil {
+		i := sort.SearchStrings(s.names, b.Name)
+		s.names = slices.Insert(slices.Clone(s.names), i, b.Name)
+	}
+	s.byName[b.Name], s.byID[b.ID] = b, b
+}
+
+func (s *State) remove(b *Bucket) {
+	s.byName, s.byID = maps.Clone(s.byName), maps.Clone(s.byID)
+	delete(s.byName, b.Name)
+	delete(s.byID, b.ID)
+	i := sort.SearchStrings(s.names, b.Name)
+	s.names = slices.Delete(slices.Clone(s.names), i, i+1)
+}
+
+// existsError is an errs.Exists that knows which bucket was in the way.
+type existsError struct{ bucket Bucket }
+
+func (e *existsError) Error() string { return "cluster.CreateBucket: the bucket exists" }
+func (e *existsError) Unwrap() error {
+	return errs.E("cluster.CreateBucket", errs.Exists, "the bucket exists")
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
