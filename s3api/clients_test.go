@@ -52,8 +52,9 @@ func awsCode(err error) string {
 	return fmt.Sprint(err)
 }
 
-func TestAWSSDK(t *testing.T) {
-	w := newWorld(t)
+func TestAWSSDK(t *testing.T) { onEveryStore(t, testAWSSDK) }
+
+func testAWSSDK(t *testing.T, w *world) {
 	c, ctx, b := w.aws(true), t.Context(), aws.String("bucket")
 	must := func(what string, err error) {
 		t.Helper()
@@ -176,8 +177,9 @@ func TestAWSSDK(t *testing.T) {
 // unseekable hides everything of a reader but Read, so that SDKs stream with trailers.
 type unseekable struct{ io.Reader }
 
-func TestMinioClient(t *testing.T) {
-	w := newWorld(t)
+func TestMinioClient(t *testing.T) { onEveryStore(t, testMinioClient) }
+
+func testMinioClient(t *testing.T, w *world) {
 	ctx := t.Context()
 	c := w.minio(false)
 	if err := c.MakeBucket(ctx, "bucket", minio.MakeBucketOptions{Region: "eu-central-1"}); err != nil {
