@@ -169,7 +169,7 @@ func Open(ctx context.Context, fsys vfs.FS, path string, o Options) (*Drive, err
 	d.log = o.Logger.With("drive", in.Identity.Num, "path", path)
 	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	d.gate = newGate(o.MaxInFlight, o.StuckAfter, o.Now)
-	if err := d.open(in.Warning); err != nil {
+	if err := d.open(ctx, in.Warning); err != nil {
 		d.cancel()
 		d.owned.Wait()
 		return nil, errors.Join(err, lock.Close())
@@ -193,7 +193,7 @@ func expect(path string, id *Identity, o *Options) error {
 	return nil
 }
 
-func (d *Drive) open(warning string) error {
+func (d *Drive) open(ctx context.Context, warning string) error {
 	if warning != "" {
 		d.log.Warn(warning)
 		// A second copy is worth more than the evidence of how the first one broke.
@@ -213,7 +213,7 @@ func (d *Drive) open(warning string) error {
 	st := newStore(d.fs, d.log, storeEvents{
 		writeFailed: d.onWriteFailed, readFailed: d.onReadFailed, corrupt: d.retire, slow: d.onSlow, fault: d.faultError})
 	d.store = st
-	if err := st.open(meta, &d.o, d.identity.Forming); err != nil {
+	if err := st.open(ctx, meta, &d.o, d.identity.Forming); err != nil {
 		return d.storeFailed(err)
 	}
 	err := st.bind(&d.identity)

@@ -110,7 +110,10 @@ func (d *Drive) collect(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if gone || now.Sub(time.Unix(0, g.At)) > garbageTries*d.o.Grace {
+			// What has shards or parts beyond this drive is repair's to end: its row stays until repair
+			// takes it over.
+			wide := g.Dead.Manifest || g.Dead.Data.Chunks() > 1
+			if gone && !wide || now.Sub(time.Unix(0, g.At)) > garbageTries*d.o.Grace {
 				done = append(done, g)
 			}
 		}

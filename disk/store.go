@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -50,6 +52,10 @@ type store struct {
 	log    *slog.Logger
 	ev     storeEvents
 
+	opening atomic.Bool
+	stall   sync.Once
+	stalled chan struct{} // closed when Pebble cannot open for a failed write
+
 	// mu guards the fields below.
 	mu       sync.Mutex
 	active   int           // operations and iterators inside Pebble
@@ -69,7 +75,7 @@ type storeEvents struct {
 
 // newStore makes the store of a drive, not yet open.
 func newStore(fsys vfs.FS, log *slog.Logger, ev storeEvents) *store {
-	s := &store{log: log, ev: ev, idle: make(chan struct{})}
+	s := &store{log: log, ev: ev, idle: make(chan struct{}), stalled: make(chan struct{})}
 	s.guard = vfsx.NewGuard(fsys, func(op, path string, write bool, err error) {
 		if write {
 			ev.writeFailed(op, path, err)
@@ -81,13 +87,14 @@ func newStore(fsys vfs.FS, log *slog.Logger, ev storeEvents) *store {
 }
 
 // open opens Pebble in dir; create allows it to be new. After an error the store is closed.
-func (s *store) open(dir string, o *Options, create bool) (err error) {
+//
+// When a write fails while Pebble opens, it would try the same flush again for ever. Its flush is
+// then ended from within (backgroundError), and the opening, which waits for it, is left behind. So it is
+// when ctx ends first. Either way the guard has tripped: what is left behind changes nothing.
+func (s *store) open(ctx context.Context, dir string, o *Options, create bool) (err error) {
 	var watched vfs.FS
 	watched, s.health = vfs.WithDiskHealthChecks(s.guard, slowWrite, nil, func(i vfs.DiskSlowInfo) { s.ev.slow(i.Path, i.Duration) })
 	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the record store failed to open: %v", p)
-		}
 		if err != nil {
 			s.guard.Trip(err)
 			s.health.Close()
@@ -110,15 +117,9 @@ func (s *store) open(dir string, o *Options, create bool) (err error) {
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 		Logger:                      storeLog{s},
 		EventListener: &pebble.EventListener{
-			BackgroundError: func(err error) {
-				if pebble.IsCorruptionError(err) {
-					s.ev.corrupt("compaction", err)
-				} else if s.guard.Tripped() == nil {
-					s.ev.writeFailed("background work", dir, err)
-				}
-			},
-			DataCorruption: func(i pebble.DataCorruptionInfo) { s.ev.corrupt(i.Path, i.Details) },
-			DiskSlow:       func(i pebble.DiskSlowInfo) { s.ev.slow(i.Path, i.Duration) },
+			BackgroundError: func(err error) { s.backgroundError(dir, err) },
+			DataCorruption:  func(i pebble.DataCorruptionInfo) { s.ev.corrupt(i.Path, i.Details) },
+			DiskSlow:        func(i pebble.DiskSlowInfo) { s.ev.slow(i.Path, i.Duration) },
 			WriteStallBegin: func(i pebble.WriteStallBeginInfo) {
 				o.Logger.Warn("record store stalls writes", "dir", dir, "reason", i.Reason)
 			},
@@ -134,8 +135,62 @@ func (s *store) open(dir string, o *Options, create bool) (err error) {
 		return pebble.ValueSeparationPolicy{Enabled: true, MinimumSize: separateFrom, MaxBlobReferenceDepth: 10,
 			RewriteMinimumAge: 5 * time.Minute, TargetGarbageRatio: 0.3}
 	}
-	s.db, err = pebble.Open(dir, opts)
+	return s.openPebble(ctx, dir, opts)
+}
+
+func (s *store) openPebble(ctx context.Context, dir string, opts *pebble.Options) error {
+	type result struct {
+		db  *pebble.DB
+		err error
+	}
+	done := make(chan result, 1)
+	var settled atomic.Bool
+	s.opening.Store(true)
+	go func() {
+		r := result{err: errors.New("the record store failed to open")}
+		defer func() {
+			if p := recover(); p != nil {
+				r.err = fmt.Errorf("the record store failed to open: %v", p)
+			}
+			if settled.CompareAndSwap(false, true) {
+				done <- r
+			} else if r.db != nil {
+				_ = r.db.Close() // too late to be of use
+			}
+		}()
+		r.db, r.err = pebble.Open(dir, opts)
+	}()
+	var err error
+	select {
+	case r := <-done:
+		s.db, err = r.db, r.err
+	case <-s.stalled:
+		err = s.guard.Tripped()
+	case <-ctx.Done():
+		err = errs.Wrap("disk.Open", ctx.Err())
+	}
+	if s.db == nil && !settled.CompareAndSwap(false, true) && err == nil {
+		err = errors.New("the record store failed to open")
+	}
+	s.opening.Store(false)
+	if err == nil && s.guard.Tripped() != nil {
+		err = errors.Join(s.guard.Tripped(), s.db.Close())
+	}
 	return err
+}
+
+// backgroundError hears of failed flushes and compactions, on their goroutine.
+func (s *store) backgroundError(dir string, err error) {
+	if pebble.IsCorruptionError(err) {
+		s.ev.corrupt("compaction", err)
+	} else if s.guard.Tripped() == nil {
+		s.ev.writeFailed("background work", dir, err)
+	}
+	if s.opening.Load() {
+		s.guard.Trip(err)
+		s.stall.Do(func() { close(s.stalled) })
+		runtime.Goexit() // see open
+	}
 }
 
 // bind checks that the store belongs to the drive id, and says so in a new store.

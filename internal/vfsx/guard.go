@@ -10,7 +10,8 @@ import (
 
 // Guard wraps a file system for a store whose writes must not be trusted after one of them
 // failed. It reports every failed change and every failed read, and once tripped it refuses every
-// change with the error that tripped it; reads go on. Locks are not taken through it: whoever
+// change with the error that tripped it; reads go on. Only the sync of a directory fails in silence,
+// by tripping the guard: who relies on it asks Tripped before believing anything. Locks are not taken through it: whoever
 // makes the guard holds the lock of the directory, and can release it although a store that can
 // no longer be closed still uses the guard.
 type Guard struct {
@@ -90,7 +91,10 @@ func (g *Guard) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.
 // OpenDir implements vfs.FS.
 func (g *Guard) OpenDir(name string) (vfs.File, error) {
 	f, err := g.fs.OpenDir(name)
-	return g.wrap(f, name, g.read("open directory", name, err))
+	if err = g.read("open directory", name, err); err != nil {
+		return nil, err
+	}
+	return &guardDir{File: f, g: g, name: name}, nil
 }
 
 // Remove implements vfs.FS.
@@ -204,6 +208,23 @@ func (f *guardFile) SyncTo(length int64) (full bool, err error) {
 	err = f.g.change("sync", f.name, false, func() (err error) { full, err = f.File.SyncTo(length); return err })
 	return full, err
 }
+
+// guardDir is an open directory. Its syncs do not fail: Pebble panics, on goroutines of its own, when
+// the sync of a directory does. The guard trips instead, so that nothing later can be believed.
+type guardDir struct {
+	vfs.File
+	g    *Guard
+	name string
+}
+
+func (d *guardDir) Sync() error {
+	if err := d.g.change("sync", d.name, false, d.File.Sync); err != nil {
+		d.g.Trip(err)
+	}
+	return nil
+}
+
+func (d *guardDir) SyncData() error { return d.Sync() }
 
 // Preallocate does not report its failure: it is advice, which some file systems do not take.
 func (f *guardFile) Preallocate(offset, length int64) error {
