@@ -211,3 +211,23 @@ func (s *Store) requireEmpty(ctx context.Context, op string, b Bucket) error {
 	}
 	return nil
 }
+
+// BucketEpoch tells whether a bucket is there, and its epoch, for those who know it by its id.
+func (s *Store) BucketEpoch(ctx context.Context, id uint64) (epoch uint64, ok bool, err error) {
+	find := func() bool {
+		for _, b := range s.control.Buckets() {
+			if b.ID == id {
+				epoch = b.Epoch
+				return true
+			}
+		}
+		return false
+	}
+	if find() {
+		return epoch, true, nil
+	}
+	if err := s.control.Refresh(ctx); err != nil {
+		return 0, false, errs.Wrap("object.BucketEpoch", err)
+	}
+	return epoch, find(), nil
+}

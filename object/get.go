@@ -91,6 +91,9 @@ func gone(err error) bool {
 // what is not there comes as an error.
 func (s *Store) lookup(ctx context.Context, op string, p *place, versionID *string, inline bool) (*metadata.Version, *metadata.View, error) {
 	ro := metadata.ReadOptions{Inline: inline}
+	if inline {
+		ro.Ask = int(p.layout.Profile().Data) // so that a small body comes with the record
+	}
 	var id metadata.VersionID
 	failure := &Failure{Bucket: p.bucket.Name, Key: string(p.key)}
 	if versionID != nil {

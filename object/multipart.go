@@ -243,15 +243,19 @@ func (s *Store) dropPart(ctx context.Context, op string, p *place, id metadata.U
 	}
 }
 
-// dropRegister makes a register a tombstone and lists what it held as dead.
+// dropRegister makes a register a tombstone that lets go of all that it held. The dead list of a part
+// keeps data, so a part's goes empty.
 func dropRegister(base *metadata.State, _ rows, _ *removal) (*metadata.Change, error) {
 	if base == nil || base.Current == nil {
 		return nil, nothing{}
 	}
 	c := keep(base)
-	c.Dead = deadOf(c.Current)
-	if c.Current.Completed != nil && c.Current.Completed.Manifest != nil {
-		c.Dead = append(c.Dead, metadata.DeadData{Data: *c.Current.Completed.Manifest})
+	if base.Current.Kind == metadata.VersionPart {
+		for i := range base.Dead {
+			c.ClearDead = append(c.ClearDead, base.Dead[i].Data.ID)
+		}
+	} else if done := base.Current.Completed; done != nil && done.Manifest != nil {
+		c.Dead = append(c.Dead, metadata.DeadData{Data: *done.Manifest})
 	}
 	c.Current = nil
 	return c, nil

@@ -64,8 +64,8 @@ func (s *Store) keepOnly(ctx context.Context, op string, p *place, id metadata.U
 			for i := range base.Dead {
 				d := &base.Dead[i]
 				if d.Data.ID == keepID {
-					// The manifest named an earlier body of the part: it comes back.
-					c.Dead = append(c.Dead, deadOf(base.Current)...)
+					// The manifest named an earlier body of the part: it comes back. What is neither current
+					// nor on the list any more becomes garbage.
 					data := d.Data
 					next.Data, next.Size = &data, data.Size
 				}

@@ -357,3 +357,16 @@ func each(n, limit int, f func(i int)) {
 	}
 	wg.Wait()
 }
+
+// Flush waits for what requests that have ended left running beside.
+func (s *Store) Flush(ctx context.Context) error {
+	for range maxCleanups { // whoever holds every slot is alone
+		select {
+		case s.cleanSlots <- struct{}{}:
+			defer func() { <-s.cleanSlots }()
+		case <-ctx.Done():
+			return errs.Wrap("object.Flush", ctx.Err())
+		}
+	}
+	return nil
+}

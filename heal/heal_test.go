@@ -1,0 +1,377 @@
+package heal
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ostraka/ostraka/disk"
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/object"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// control has one bucket, and nothing that changes.
+type control struct {
+	object.Control
+	layout *placement.Layout
+	bucket object.Bucket
+}
+
+func (c *control) Layout() *placement.Layout           { return c.layout }
+func (c *control) Bucket(string) (object.Bucket, bool) { return c.bucket, true }
+func (c *control) Buckets() []object.Bucket            { return []object.Bucket{c.bucket} }
+func (c *control) Refresh(context.Context) error       { return nil }
+
+// clock is set by the test.
+type clock struct {
+	mu sync.Mutex // guards at
+	at time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *clock) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
+type world struct {
+	t       *testing.T
+	set     *node.Set
+	down    []atomic.Bool
+	control *control
+	meta    *metadata.Client
+	store   *object.Store
+	clock   clock
+	healer  *Healer
+}
+
+func (w *world) Shards(num uint16) (node.Drive, bool) {
+	d, ok := w.set.Shards(num)
+	if !ok || w.down[num].Load() {
+		return nil, false
+	}
+	return node.Codec(d), true
+}
+
+func (w *world) Replica(num uint16) (metadata.Replica, bool) { return w.Shards(num) }
+
+func newWorld(t *testing.T, versioning object.Versioning) *world {
+	t.Helper()
+	ctx := context.Background()
+	fs := vfs.NewMem()
+	w := &world{t: t}
+	w.clock.at = time.Unix(1_800_000_000, 0)
+	var paths []string
+	for i := range 4 {
+		paths = append(paths, fmt.Sprintf("/d%d", i))
+		if err := fs.MkdirAll(paths[i], 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	w.set, err = node.OpenSet(ctx, paths, node.Options{FS: fs, WatchEvery: -1, Now: w.clock.now,
+		Disk: disk.Options{SweepEvery: -1, MemTableSize: 1 << 20, ReserveBytes: -1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var drives []placement.Drive
+	top := uint16(0)
+	for _, f := range w.set.Founders() {
+		drives = append(drives, placement.Drive{Num: f.Num, ID: f.Drive})
+		top = max(top, f.Num)
+	}
+	w.down = make([]atomic.Bool, top+1)
+	layout, err := placement.NewLayout(drives, erasure.Profile{Data: 2, Parity: 2}, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.control = &control{layout: layout, bucket: object.Bucket{ID: 1, Name: "bkt", Epoch: 1, Versioning: versioning}}
+	w.set.SetEpoch(func(drive uint16, partition uint32) (uint64, bool) {
+		g := layout.Group(partition)
+		return g.Epoch, g.Position(drive) >= 0
+	})
+	if err := w.set.MarkFormed(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.meta = metadata.NewClient(metadata.ClientConfig{Replicas: w, Now: w.clock.now, SettleAfter: 50 * time.Millisecond})
+	w.store = object.New(object.Config{Control: w.control, Drives: w, Meta: w.meta, Now: w.clock.now, InlineLimit: 4 << 10,
+		ChunkSize: 256 << 10, MinPartSize: 1, CacheBytes: -1})
+	w.healer = New(Config{Meta: w.meta, Layout: w.control.Layout, Buckets: w.store, Drives: w, Now: w.clock.now, Local: func() (out []node.Drive) {
+		for i := range w.down {
+			if d, ok := w.Shards(uint16(i)); ok {
+				out = append(out, d)
+			}
+		}
+		return out
+	}})
+	t.Cleanup(func() {
+		if err := w.store.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := w.meta.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := w.set.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+func (w *world) put(key string, size int) []byte {
+	w.t.Helper()
+	b := bytes.Repeat([]byte(key+"|"), size/(len(key)+1)+1)[:size]
+	if _, err := w.store.Put(context.Background(), "bkt", key, bytes.NewReader(b), object.PutOptions{Size: int64(size)}); err != nil {
+		w.t.Fatal(err)
+	}
+	return b
+}
+
+// quiet waits until what requests left behind is settled, then makes a pass.
+func (w *world) heal() {
+	w.t.Helper()
+	ctx := context.Background()
+	// Closing the client flushes its decisions; a fresh one takes over.
+	if err := w.meta.Close(ctx); err != nil {
+		w.t.Fatal(err)
+	}
+	*w.meta = *metadata.NewClient(w.meta.ClientConfig) //nolint:govet // nobody uses it now
+	w.clock.pass(time.Hour)
+	w.healer.Trigger()
+	if err := w.healer.Pass(ctx); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// lists returns how many repair rows the drives have.
+func (w *world) repairs() (n int) {
+	w.t.Helper()
+	for _, d := range w.healer.c.Local() {
+		list, err := d.Repairs(context.Background(), nil, 1000)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		n += len(list)
+	}
+	return n
+}
+
+// whole fails unless every row and every shard of the key is there and right.
+func (w *world) whole(key string) {
+	w.t.Helper()
+	in, err := w.store.Inspect(context.Background(), "bkt", key, true)
+	if err != nil {
+		w.t.Fatalf("%s: %v", key, err)
+	}
+	for _, r := range in.Rows {
+		if !r.Present {
+			w.t.Errorf("%s: row %+v", key, r)
+		}
+	}
+	for _, s := range in.Shards {
+		if s.Status != object.ShardVerified {
+			w.t.Errorf("%s: shard %+v (%s)", key, s, s.Status)
+		}
+	}
+}
+
+func TestDriveThatWasAwayIsBroughtUp(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	ctx := context.Background()
+	w.put("deleted", 100)
+	w.put("replaced", 700<<10)
+	w.down[1].Store(true)
+	want := map[string][]byte{"small": w.put("small", 100), "chunked": w.put("chunked", 700<<10), "replaced": w.put("replaced", 300<<10)}
+	if _, err := w.store.Delete(ctx, "bkt", "deleted", object.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.heal()
+	if w.repairs() == 0 {
+		t.Fatal("nothing is to be repaired while a drive is away")
+	}
+	w.down[1].Store(false)
+	w.heal()
+	w.heal()
+	for key, b := range want {
+		w.whole(key)
+		// Any two drives suffice now.
+		for i := range w.down {
+			for j := range i {
+				w.down[i].Store(true)
+				w.down[j].Store(true)
+				obj, err := w.store.Get(ctx, "bkt", key, object.GetOptions{})
+				if err != nil {
+					t.Fatalf("%s without drives %d and %d: %v", key, i, j, err)
+				}
+				var got bytes.Buffer
+				_, err = obj.WriteTo(&got)
+				obj.Close()
+				if err != nil || !bytes.Equal(got.Bytes(), b) {
+					t.Fatalf("%s without drives %d and %d: %d bytes, %v", key, i, j, got.Len(), err)
+				}
+				w.down[i].Store(false)
+				w.down[j].Store(false)
+			}
+		}
+	}
+	if n := w.repairs(); n != 0 {
+		t.Errorf("%d repair rows are left: %+v", n, w.healer.Progress())
+	}
+	if p := w.healer.Progress(); p.Shards == 0 || p.Repaired == 0 || p.Failed != 0 {
+		t.Errorf("progress: %+v", p)
+	}
+}
+
+func TestDamagedShardsFoundByReadsAreRepaired(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	ctx := context.Background()
+	w.put("k", 700<<10)
+	w.heal()
+	in, err := w.store.Inspect(ctx, "bkt", "k", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One shard of each chunk vanishes, behind the record's back: its own register is not asked.
+	id, err := erasure.ParseDataID(in.DataID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger := metadata.Address{Kind: metadata.KindObject, Bucket: 1, Key: []byte("stranger")}
+	for _, s := range in.Shards {
+		if s.Index != 0 {
+			continue
+		}
+		d, _ := w.Shards(s.Drive)
+		if err := d.DeleteShard(ctx, stranger, id, uint32(s.Chunk), metadata.Ballot{Counter: ^uint64(0), Proposer: ^uint64(0)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.StatShard(ctx, erasure.ShardID{Data: id, Chunk: uint32(s.Chunk)}); !errs.Is(err, errs.NotFound) {
+			t.Fatalf("the shard is still there: %v", err)
+		}
+	}
+	obj, err := w.store.Get(ctx, "bkt", "k", object.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	if _, err := obj.WriteTo(&got); err != nil || got.Len() != 700<<10 {
+		t.Fatalf("degraded get: %d bytes, %v", got.Len(), err)
+	}
+	obj.Close()
+	if err := w.store.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if w.repairs() == 0 {
+		t.Fatal("the read left no repair row")
+	}
+	w.heal()
+	w.whole("k")
+}
+
+func TestReplacedMultipartObjectLeavesNothing(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	ctx := context.Background()
+	up, err := w.store.CreateUpload(ctx, "bkt", "k", object.UploadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []object.CompletedPart
+	for i, size := range []int{600 << 10, 100, 300 << 10} {
+		p, err := w.store.PutPart(ctx, "bkt", "k", up.UploadID, i+1, bytes.NewReader(make([]byte, size)), object.PartOptions{Size: int64(size)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, object.CompletedPart{Number: i + 1, ETag: p.ETag})
+	}
+	if _, err := w.store.CompleteUpload(ctx, "bkt", "k", up.UploadID, list, object.CompleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.whole("k")
+	w.put("k", 100)
+	for range 5 {
+		w.heal()
+	}
+	w.whole("k")
+	if n := w.repairs(); n != 0 {
+		t.Errorf("%d repair rows are left: %+v", n, w.healer.Progress())
+	}
+	// What is one drive's own garbage its sweeper removes; all that may be left besides the new body is
+	// single chunks on garbage lists.
+	for num := range w.down {
+		d, ok := w.Shards(uint16(num))
+		if !ok {
+			continue
+		}
+		rows, err := d.ShardRows(ctx, erasure.DataID{}, 0, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		garbage, err := d.Garbage(ctx, w.clock.now().Add(time.Hour), 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed := map[erasure.DataID]bool{}
+		for _, g := range garbage {
+			listed[g.Dead.Data.ID] = true
+		}
+		in, err := w.store.Inspect(ctx, "bkt", "k", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rows {
+			if r.ID.Chunk > 0 {
+				t.Errorf("drive %d still has %v", num, r.ID)
+			}
+			if r.ID.Data.String() != in.DataID && !listed[r.ID.Data] {
+				t.Errorf("drive %d has %v, which nothing lists", num, r.ID)
+			}
+		}
+	}
+	if p := w.healer.Progress(); p.Removed == 0 {
+		t.Errorf("progress: %+v", p)
+	}
+}
+
+func TestCrashBetweenAcceptAndDecision(t *testing.T) {
+	w := newWorld(t, object.Enabled)
+	ctx := context.Background()
+	w.put("k", 100)
+	w.put("k", 300<<10)
+	w.down[2].Store(true)
+	w.put("k", 50)
+	w.down[2].Store(false)
+	for range 2 {
+		w.heal()
+	}
+	w.whole("k")
+	for num := range w.down {
+		d, ok := w.Shards(uint16(num))
+		if !ok {
+			continue
+		}
+		left, err := d.Unsettled(ctx, nil, 1000)
+		if err != nil || len(left) != 0 {
+			t.Errorf("drive %d: unsettled %v, %v", num, left, err)
+		}
+	}
+	versions, err := w.store.ListVersions(ctx, "bkt", object.ListVersionsOptions{Limit: 10})
+	if err != nil || len(versions.Versions) != 3 {
+		t.Fatalf("versions: %+v, %v", versions, err)
+	}
+}

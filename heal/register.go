@@ -1,0 +1,342 @@
+package heal
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// outcome says how far one register got.
+type outcome uint8
+
+const (
+	failed  outcome = iota // something went wrong, or changed meanwhile: try again
+	blocked                // what could be done is done; drives are away
+	whole                  // verified on every drive
+)
+
+// register brings one register's shards and rows up to what is chosen, and clears the rows that
+// asked for it where everything was verified.
+func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
+	const op = "heal.register"
+	l := h.c.Layout()
+	g := l.Group(l.PartitionOf(t.addr.Bucket, t.addr.Key))
+	_, ok, err := h.c.Buckets.BucketEpoch(ctx, t.addr.Bucket)
+	if err != nil {
+		return failed, errs.Wrap(op, err)
+	}
+	if !ok {
+		// The bucket was deleted for good, under a fence that found it empty.
+		return whole, h.clear(ctx, t, g, nil, t.positions)
+	}
+	// The fence of a bucket does not hold up repair, which proposes nothing new.
+	read := metadata.ReadOptions{BucketEpoch: ^uint64(0)}
+	view, err := h.c.Meta.Read(ctx, g, t.addr, read)
+	if err != nil {
+		return failed, errs.Wrap(op, err)
+	}
+	var bad bad
+	var fails []error
+	err = h.bodies(ctx, g, t.addr, view, func(d *metadata.Data) error {
+		for i := range d.Chunks() {
+			b, err := h.chunk(ctx, l, g, t.addr, d, i)
+			bad.away, bad.damaged = bad.away+b.away, bad.damaged+b.damaged
+			fails = append(fails, err)
+		}
+		return ctx.Err()
+	})
+	if err = errors.Join(append(fails, err)...); err != nil {
+		return failed, errs.Wrap(op, err)
+	}
+	var here []int // positions whose drive is here
+	var done []uint8
+	for pos, num := range g.Drives {
+		if _, ok := h.c.Drives.Shards(num); ok {
+			here, done = append(here, pos), append(done, uint8(pos))
+		}
+	}
+	// The rows come last, as this also settles the register: until then its mark must say that
+	// shards may be missing.
+	if err := h.c.Meta.Resync(ctx, g, t.addr, here); err != nil {
+		return failed, errs.Wrap(op, err)
+	}
+	// They may have changed meanwhile: what was verified is only this state.
+	again, err := h.c.Meta.Read(ctx, g, t.addr, read)
+	if err != nil {
+		return failed, errs.Wrap(op, err)
+	}
+	if bad.damaged > 0 || !sameState(view, again) {
+		return failed, nil
+	}
+	if done, err := h.remains(ctx, t.addr, again.State); err != nil || !done {
+		return blocked, err
+	}
+	if bad.away > 0 || len(here) < len(g.Drives) {
+		return blocked, nil
+	}
+	return whole, h.clear(ctx, t, g, again, done)
+}
+
+func sameState(a, b *metadata.View) bool {
+	if a.State == nil || b.State == nil {
+		return a.State == b.State
+	}
+	return a.State.ID == b.State.ID
+}
+
+// clear takes the register off the lists of the drives that named it. view nil: whatever the rows
+// are, nothing is to be repaired any more.
+func (h *Healer) clear(ctx context.Context, t *task, g placement.Group, view *metadata.View, positions []uint8) error {
+	var fails []error
+	for _, num := range t.repair {
+		d, ok := h.c.Drives.Shards(num)
+		if !ok {
+			continue
+		}
+		r := metadata.RepairRow{Address: t.addr, Partition: g.Partition, Positions: positions}
+		if view != nil && view.State != nil {
+			r.State = view.State.ID
+		}
+		fails = append(fails, d.ClearRepair(ctx, r))
+	}
+	if view == nil || view.State == nil {
+		for _, num := range t.unsettled {
+			if d, ok := h.c.Drives.Shards(num); ok {
+				fails = append(fails, d.ClearUnsettled(ctx, metadata.UnsettledRow{Address: t.addr, Partition: g.Partition}))
+			}
+		}
+	}
+	return errors.Join(fails...)
+}
+
+// bodies calls f for each body that the register's state and version rows name.
+func (h *Healer) bodies(ctx context.Context, g placement.Group, a metadata.Address, view *metadata.View, f func(*metadata.Data) error) error {
+	if view.State == nil {
+		return nil
+	}
+	named := func(v *metadata.Version) error {
+		for ; v != nil; v = v.Completed {
+			for _, d := range []*metadata.Data{v.Data, v.Manifest} {
+				if d != nil {
+					if err := f(d); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	}
+	if err := named(view.State.Current); err != nil {
+		return err
+	}
+	if a.Kind == metadata.KindPart {
+		// A manifest may name what a part's register has let go of while its upload is open.
+		for i := range view.State.Dead {
+			if err := f(&view.State.Dead[i].Data); err != nil {
+				return err
+			}
+		}
+	}
+	if view.State.Older == 0 {
+		return nil
+	}
+	below := ^uint64(0)
+	for {
+		versions, more, err := h.versions(ctx, g, a, view, below)
+		if err != nil {
+			return err
+		}
+		for i := range versions {
+			if err := named(&versions[i]); err != nil {
+				return err
+			}
+			below = versions[i].Seq
+		}
+		if !more || len(versions) == 0 {
+			return nil
+		}
+	}
+}
+
+// versions reads a page of version rows from any member that holds the state of view.
+func (h *Healer) versions(ctx context.Context, g placement.Group, a metadata.Address, view *metadata.View, below uint64) ([]metadata.Version, bool, error) {
+	for _, num := range g.Drives {
+		d, ok := h.c.Drives.Shards(num)
+		if !ok {
+			continue
+		}
+		reply, err := d.Versions(ctx, &metadata.VersionsRequest{
+			Header:  metadata.Header{Drive: num, Partition: g.Partition, Epoch: g.Epoch},
+			Address: a, Below: below, Limit: page,
+		})
+		if err == nil && reply.Row != nil && reply.Row.State.ID == view.State.ID {
+			return reply.Versions, reply.More, nil
+		}
+	}
+	return nil, false, errs.E("heal.versions", errs.Unavailable, "no drive holds the state that was read")
+}
+
+// shardState is what a look at one shard found.
+type shardState struct {
+	num   uint16
+	drive node.Drive // nil: away
+	good  bool
+}
+
+// bad counts the shards that are not good on their drive.
+type bad struct {
+	away    int // the drive is away
+	damaged int // the drive is here, and could not be given a good one
+}
+
+// chunk verifies every shard of one chunk, and writes anew those that are not good. It returns
+// what is not good in the end.
+func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Group, a metadata.Address, d *metadata.Data, i uint32) (b bad, err error) {
+	cg := g
+	if i > 0 {
+		cg = l.Group(l.ChunkPartition(d.ID, i, g.Partition))
+	}
+	c := erasure.Chunk{Data: d.ID, Index: i, Profile: d.Profile, Size: d.Size, Owner: owner(a)}
+	if !d.Inline() {
+		c.Size = min(d.Size-int64(i)*d.ChunkSize, d.ChunkSize)
+	}
+	places := placement.Positions(d.Profile, len(cg.Drives), d.ID)
+	shards := make([]shardState, d.Profile.N())
+	var todo []int
+	for j := range shards {
+		s := &shards[j]
+		s.num = cg.Drives[places[j]]
+		if s.drive, _ = h.c.Drives.Shards(s.num); s.drive == nil {
+			b.away++
+			continue
+		}
+		err := s.drive.VerifyShard(ctx, c, j, nil)
+		switch {
+		case err == nil:
+			s.good = true
+		case errs.Is(err, errs.Corrupt):
+			h.c.Logger.Warn("a damaged shard was found", "drive", s.num, "shard", c.Shard(j).String(), "err", err)
+			todo = append(todo, j)
+		case errs.Is(err, errs.NotFound):
+			todo = append(todo, j)
+		default: // it does not answer well enough to be written to
+			b.damaged++
+		}
+	}
+	if len(todo) == 0 {
+		return b, nil
+	}
+	if d.Inline() {
+		err = h.rebuildInline(ctx, a, d, shards, todo)
+	} else {
+		err = h.rebuildFiles(ctx, a, d, c, shards, todo)
+	}
+	for _, j := range todo {
+		if !shards[j].good {
+			b.damaged++
+		}
+	}
+	return b, err
+}
+
+func owner(a metadata.Address) erasure.Owner {
+	return erasure.Owner{Bucket: a.Bucket, Key: a.Key, Upload: a.Upload, Part: a.Part}
+}
+
+// rebuildInline writes inline shards anew.
+func (h *Healer) rebuildInline(ctx context.Context, a metadata.Address, d *metadata.Data, shards []shardState, todo []int) error {
+	rows := make([][]byte, len(shards))
+	for j := range shards {
+		if shards[j].good {
+			row, err := shards[j].drive.InlineShard(ctx, d.ID)
+			if err != nil {
+				continue // one source less; RebuildInline says when they are too few
+			}
+			rows[j] = row
+		}
+	}
+	made, err := h.c.Coders.RebuildInline(d.Profile, d.ID, d.Size, rows, todo)
+	if err != nil {
+		return err
+	}
+	var fails []error
+	for _, j := range todo {
+		s := &shards[j]
+		if err := s.drive.SealShard(ctx, a, &metadata.Seal{Data: *d, Index: uint8(j), Inline: made[j]}); err != nil {
+			fails = append(fails, err)
+			continue
+		}
+		fails = append(fails, h.verifyWritten(ctx, erasure.Chunk{Data: d.ID, Profile: d.Profile, Size: d.Size}, j, s))
+		h.bytes.Add(int64(len(made[j])))
+	}
+	return errors.Join(fails...)
+}
+
+// rebuildFiles writes shard files anew. Each is complete and synced before its row says that it
+// is there.
+func (h *Healer) rebuildFiles(ctx context.Context, a metadata.Address, d *metadata.Data, c erasure.Chunk, shards []shardState, todo []int) error {
+	sinks := map[int]erasure.Sink{}
+	aborts := map[int]func(){}
+	defer func() {
+		for _, abort := range aborts {
+			abort()
+		}
+	}()
+	var fails []error
+	size := erasure.ShardFileSize(c.Profile, c.Size)
+	for _, j := range todo {
+		w, err := createShard(ctx, shards[j].drive, c, j, size)
+		if err != nil {
+			fails = append(fails, err)
+			continue
+		}
+		sinks[j], aborts[j] = w, func() { w.Abort() }
+	}
+	open := func(ctx context.Context, j int) (erasure.Source, error) {
+		if !shards[j].good {
+			return nil, errs.E("heal.open", errs.NotFound, "not a source")
+		}
+		return shards[j].drive.OpenShard(ctx, c.Shard(j))
+	}
+	err := erasure.Rebuild(ctx, c, open, sinks, erasure.ReadOptions{Coders: h.c.Coders})
+	var partly *erasure.RebuildError
+	if err != nil && !errors.As(err, &partly) {
+		return errors.Join(append(fails, err)...)
+	}
+	for _, j := range slices.Sorted(mapKeys(sinks)) {
+		if partly != nil && partly.Failed[j] != nil {
+			fails = append(fails, partly.Failed[j])
+			continue
+		}
+		s := &shards[j]
+		if c.Index == 0 {
+			err = s.drive.SealShard(ctx, a, &metadata.Seal{Data: *d, Index: uint8(j)})
+		} else {
+			err = s.drive.SealChunk(ctx, d.ID, c.Index)
+		}
+		if err != nil {
+			fails = append(fails, err)
+			continue
+		}
+		delete(aborts, j)
+		fails = append(fails, h.verifyWritten(ctx, c, j, s))
+		h.bytes.Add(size)
+	}
+	return errors.Join(fails...)
+}
+
+// verifyWritten reads back what was written: a shard counts as repaired only then.
+func (h *Healer) verifyWritten(ctx context.Context, c erasure.Chunk, j int, s *shardState) error {
+	if err := s.drive.VerifyShard(ctx, c, j, nil); err != nil {
+		return err
+	}
+	s.good = true
+	h.shards.Add(1)
+	return nil
+}
