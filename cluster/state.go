@@ -101,6 +101,16 @@ func (s *State) Account(id string) (Account, bool) { a, ok := s.accounts[id]; re
 // AccessKey returns a pair of keys by its id.
 func (s *State) AccessKey(id string) (AccessKey, bool) { k, ok := s.keys[id]; return k, ok }
 
+// RootKey returns the root keys that the control plane keeps, if any.
+func (s *State) RootKey() (AccessKey, bool) {
+	for _, id := range sortedKeys(s.keys) {
+		if s.keys[id].Root {
+			return s.keys[id], true
+		}
+	}
+	return AccessKey{}, false
+}
+
 // apply returns the state after c, or the error that c ends with; then nothing changed but
 // Applied. It reads no clock and draws nothing at random: every voter comes to the same state.
 func (s *State) apply(index uint64, c *command) (*State, any) {
@@ -117,7 +127,10 @@ func (s *State) apply(index uint64, c *command) (*State, any) {
 		}
 		next.ClusterID, next.layout = c.cluster, c.layout
 		next.accounts = map[string]Account{c.account.ID: c.account}
-		next.keys = map[string]AccessKey{c.key.ID: c.key}
+		next.keys = map[string]AccessKey{}
+		if c.key.ID != "" {
+			next.keys[c.key.ID] = c.key
+		}
 		return &next, nil
 	case opCreateBucket:
 		if b := s.byName[c.bucket.Name]; b != nil {

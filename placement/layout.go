@@ -107,6 +107,18 @@ func (l *Layout) Profile() erasure.Profile { return l.profile }
 // Reduced returns the profile of the storage class REDUCED_REDUNDANCY.
 func (l *Layout) Reduced() erasure.Profile { return l.reduced }
 
+// WithReduced returns the layout with another profile for REDUCED_REDUNDANCY: any that fits into a
+// partition.
+func (l *Layout) WithReduced(p erasure.Profile) (*Layout, error) {
+	if !p.Valid() || p.N() > l.N() {
+		return nil, errs.E("placement.WithReduced", errs.Invalid,
+			fmt.Sprintf("profile %s does not fit into partitions of %d drives", p, l.N()))
+	}
+	n := *l
+	n.reduced = p
+	return &n, nil
+}
+
 // N returns the number of members of a partition.
 func (l *Layout) N() int { return l.profile.N() }
 

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/ostraka/ostraka/cluster"
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/config"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/internal/rootkeys"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/object"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// control is the control plane as the object plane asks for it.
+type control struct {
+	*cluster.Control
+	account string
+}
+
+var _ object.Control = (*control)(nil)
+
+// openControl opens the control plane on the drives that are there; at the first start it makes
+// the cluster.
+func (s *stack) openControl(ctx context.Context, cfg *config.Server, want erasure.Profile, log *slog.Logger) error {
+	var stores []cluster.DriveStore
+	for _, d := range s.set.Open() {
+		stores = append(stores, cluster.DriveStore{Num: d.Num(), KV: d.Control()})
+	}
+	c, err := cluster.Open(ctx, cluster.Config{Drives: stores, Logger: log})
+	if err != nil {
+		return err
+	}
+	s.control = &control{Control: c, account: s.account()}
+	s.onClose(func(context.Context) error { c.Close(); return nil })
+	if !c.State().Initialized() {
+		if !s.set.Forming() {
+			return errs.E("server", errs.Corrupt, "no drive that is here has a readable copy of the control plane; bring more drives of the store")
+		}
+		if err := s.form(ctx, cfg, want); err != nil {
+			return err
+		}
+	}
+	if s.set.Forming() {
+		if err := s.set.MarkFormed(ctx); err != nil {
+			return err
+		}
+	}
+	if have := s.layout().Profile(); cfg.Profile != "" && have != want {
+		return errs.E("server", errs.Invalid, fmt.Sprintf("the store was formed with profile %s, and --profile asks for %s", have, want))
+	}
+	s.set.SetEpoch(func(drive uint16, partition uint32) (uint64, bool) {
+		l := s.layout()
+		if partition >= l.Partitions() {
+			return 0, false
+		}
+		g := l.Group(partition)
+		return g.Epoch, g.Position(drive) >= 0
+	})
+	s.watching.Store(s.control)
+	return nil
+}
+
+// form makes the cluster: its first layout over the founding drives, and its first account.
+func (s *stack) form(ctx context.Context, cfg *config.Server, want erasure.Profile) error {
+	var list []placement.Drive
+	for _, f := range s.set.Founders() {
+		list = append(list, placement.Drive{Num: f.Num, ID: f.Drive})
+	}
+	l, err := placement.NewLayout(list, want, placement.DefaultBits)
+	if err == nil && cfg.RRSProfile != "" {
+		var p erasure.Profile
+		if p, err = parseProfile(cfg.RRSProfile); err == nil {
+			l, err = l.WithReduced(p)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, formingWithin)
+	defer cancel()
+	return s.control.Init(ctx, s.set.Cluster(), l, cluster.Account{ID: s.account(), Name: "root"}, cluster.AccessKey{})
+}
+
+// driveReturned takes a drive that came back into use again.
+func (c *control) driveReturned(set *node.Set, num uint16) {
+	if d, ok := set.Local(num); ok {
+		c.DriveReturned(cluster.DriveStore{Num: num, KV: d.Control()})
+	}
+}
+
+// Layout returns the current layout.
+func (c *control) Layout() *placement.Layout { return c.State().Layout() }
+
+// Bucket returns a bucket as this process knows it.
+func (c *control) Bucket(name string) (object.Bucket, bool) {
+	b, ok := c.State().Bucket(name)
+	return fromCluster(b), ok
+}
+
+// BucketByID returns a bucket by its id, as this process knows it.
+func (c *control) BucketByID(id uint64) (object.Bucket, bool) {
+	b, ok := c.State().BucketByID(id)
+	return fromCluster(b), ok
+}
+
+// Buckets returns all buckets, ascending by name.
+func (c *control) Buckets() []object.Bucket {
+	list := c.State().Buckets()
+	out := make([]object.Bucket, len(list))
+	for i := range list {
+		out[i] = fromCluster(list[i])
+	}
+	return out
+}
+
+// CreateBucket makes a bucket. When the name is taken, the bucket that has it comes with the error.
+func (c *control) CreateBucket(ctx context.Context, b object.Bucket) (object.Bucket, error) {
+	made, err := c.Control.CreateBucket(ctx, cluster.Bucket{Name: b.Name, Owner: b.Owner, Region: b.Region, Created: b.Created.UnixNano(),
+		Versioning: cluster.Versioning(b.Versioning), ObjectLock: b.ObjectLock, Config: b.Config})
+	if was, ok := cluster.ExistingBucket(err); ok {
+		made = was
+	}
+	return fromCluster(made), err
+}
+
+// SetVersioning changes the versioning state of a bucket.
+func (c *control) SetVersioning(ctx context.Context, id uint64, v object.Versioning) error {
+	return c.Control.SetVersioning(ctx, id, cluster.Versioning(v))
+}
+
+func fromCluster(b cluster.Bucket) object.Bucket {
+	return object.Bucket{ID: b.ID, Name: b.Name, Owner: b.Owner, Region: b.Region, Created: time.Unix(0, b.Created).UTC(),
+		Versioning: object.Versioning(b.Versioning), ObjectLock: b.ObjectLock, Config: b.Config, Deleting: b.Deleting, Epoch: b.Epoch}
+}
+
+// RootKeys returns the root keys that the control plane keeps; zero for none.
+func (c *control) RootKeys(context.Context) (rootkeys.Keys, error) {
+	k, ok := c.State().RootKey()
+	if !ok {
+		return rootkeys.Keys{}, nil
+	}
+	return rootkeys.Keys{Access: k.ID, Secret: k.Secret}, nil
+}
+
+// KeepRootKeys makes the control plane keep the root keys.
+func (c *control) KeepRootKeys(ctx context.Context, keys rootkeys.Keys) error {
+	if have, ok := c.State().RootKey(); ok && have.ID == keys.Access && have.Secret == keys.Secret {
+		return nil
+	}
+	return c.PutAccessKey(ctx, cluster.AccessKey{ID: keys.Access, Secret: keys.Secret, Account: c.account, Root: true})
+}

@@ -1,0 +1,113 @@
+// Command ostraka is an S3-compatible object store that erasure-codes objects over drives.
+//
+// This package owns the command line: flags → configuration → constructors → run. It is the only
+// place where the environment is read, where packages meet (wire.go), and where the process ends.
+// It never decides anything about data.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ostraka/ostraka/internal/errs"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, process{args: os.Args[1:], environ: os.Environ(), stdout: os.Stdout, stderr: os.Stderr, interrupted: stop})
+	stop()
+	os.Exit(code)
+}
+
+// process is what a command knows of the process that it runs in.
+type process struct {
+	args           []string
+	environ        []string
+	stdout, stderr io.Writer
+	interrupted    func() // a second signal ends the process at once after this was called
+}
+
+// getenv looks a variable up in p.environ.
+func (p process) getenv(name string) string {
+	for i := len(p.environ) - 1; i >= 0; i-- {
+		if e := p.environ[i]; len(e) > len(name) && e[len(name)] == '=' && e[:len(name)] == name {
+			return e[len(name)+1:]
+		}
+	}
+	return ""
+}
+
+// run runs one command line and returns the exit code: 0, 1 for a failure, 2 for a wrong command
+// line or configuration.
+func run(ctx context.Context, p process) int {
+	root := &cobra.Command{
+		Use:   "ostraka",
+		Short: "An S3-compatible object store, erasure-coded over drives",
+		Long: `Ostraka serves the S3 API over directories, each normally one mounted disk. Objects are cut into
+erasure-coded shards, one on each drive of a set, so that drives may fail and nothing is lost.
+
+Start with: ostraka server --help`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version,
+	}
+	root.SetArgs(p.args)
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &errs.Error{Op: c.CommandPath(), Kind: errs.Invalid, Msg: fmt.Sprintf("%v; see %s --help", err, c.CommandPath()), Err: err}
+	})
+	root.AddCommand(serverCommand(p), adminCommand(p), benchCommand(p), versionCommand(p))
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(p.stderr, "ostraka:", explain(err))
+	if errs.KindOf(err) == errs.Invalid {
+		return 2
+	}
+	return 1
+}
+
+// explain is the text of an error for a person at a terminal: what may be said, then the cause.
+func explain(err error) string {
+	text := errs.Public(err)
+	if errs.KindOf(err) == errs.Internal && text == errs.Internal.String() {
+		return err.Error() // such as an unknown command: all there is
+	}
+	cause := err
+	for next := errors.Unwrap(cause); next != nil; next = errors.Unwrap(cause) {
+		cause = next
+	}
+	var e *errs.Error
+	if errors.As(cause, &e) || cause == err {
+		return text
+	}
+	if c := cause.Error(); c != text {
+		return text + ": " + c
+	}
+	return text
+}
+
+func versionCommand(p process) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintf(p.stdout, "ostraka %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/ostraka/ostraka/internal/errs"
+)
+
+// Bounds of a connection. There is no limit for a whole request, because bodies of terabytes are
+// legitimate; but a peer has to move something within stallTimeout.
+const (
+	readHeaderTimeout = 15 * time.Second
+	idleTimeout       = 2 * time.Minute
+	stallTimeout      = time.Minute
+	maxHeaderBytes    = 64 << 10 // s3api refuses what exceeds S3's own limit with S3's error
+)
+
+// serve answers on l until ctx ends, then stops accepting and lets running requests end, for drain
+// at most. It returns nil when all of them did.
+func serve(ctx context.Context, l net.Listener, h http.Handler, tlsConfig *tls.Config, drain time.Duration, logger *slog.Logger) error {
+	srv := &http.Server{
+		Handler:           noStall(h),
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          log.New(httpLog{logger}, "", 0),
+		TLSConfig:         tlsConfig,
+	}
+	failed := make(chan error, 1)
+	go func() { // ends with Shutdown or Close below
+		if tlsConfig != nil {
+			failed <- srv.ServeTLS(l, "", "")
+		} else {
+			failed <- srv.Serve(l)
+		}
+	}()
+	select {
+	case err := <-failed:
+		return &errs.Error{Op: "serve", Kind: errs.Internal, Msg: "the listener failed", Err: err}
+	case <-ctx.Done():
+	}
+	logger.Info("stopping: no new requests, the running ones may end", "within", drain)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	err := srv.Shutdown(stop)
+	if err != nil {
+		// What is still running is cut off: it was never acknowledged.
+		err = errors.Join(errs.E("serve", errs.Timeout, "requests were cut off because they did not end within the shutdown timeout"), srv.Close())
+	}
+	<-failed
+	return err
+}
+
+// httpLog passes what net/http has to say to the log, as details: most of it is about clients.
+type httpLog struct{ log *slog.Logger }
+
+func (h httpLog) Write(p []byte) (int, error) {
+	h.log.Debug("http", "msg", string(p))
+	return len(p), nil
+}
+
+// noStall ends connections whose peer neither sends nor takes anything for stallTimeout, so that a
+// dead client does not hold a request and its buffers for ever. The deadline moves at most every
+// tenth of that, not with each call.
+func noStall(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		if r.Body != nil && r.Body != http.NoBody {
+			r.Body = &movingBody{ReadCloser: r.Body, move: deadline{set: rc.SetReadDeadline}}
+		}
+		m := &movingWriter{ResponseWriter: w, move: deadline{set: rc.SetWriteDeadline}}
+		// The deadline outlives a request on the connection: it is set anew for what is written
+		// before the first Write (100 Continue) and after the last (an answer that is a head only).
+		m.move.progress()
+		defer func() {
+			m.move.at = time.Time{}
+			m.move.progress()
+		}()
+		next.ServeHTTP(m, r)
+	})
+}
+
+// deadline moves a deadline ahead of progress.
+type deadline struct {
+	set func(time.Time) error
+	at  time.Time // when it was last moved
+}
+
+func (d *deadline) progress() {
+	if now := time.Now(); now.Sub(d.at) > stallTimeout/10 {
+		d.at = now
+		// A connection that knows no deadlines, or is closed, has nothing to move.
+		_ = d.set(now.Add(stallTimeout))
+	}
+}
+
+func (d *deadline) clear() {
+	d.at = time.Time{}
+	_ = d.set(time.Time{})
+}
+
+// movingBody is a request body. One goroutine reads at a time.
+type movingBody struct {
+	io.ReadCloser
+	move deadline
+}
+
+func (b *movingBody) Read(p []byte) (int, error) {
+	b.move.progress()
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		b.move.clear() // committing may take longer than sending
+	}
+	return n, err
+}
+
+// movingWriter is the answer. One goroutine writes at a time.
+type movingWriter struct {
+	http.ResponseWriter
+	move deadline
+}
+
+func (w *movingWriter) Write(p []byte) (int, error) {
+	w.move.progress()
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *movingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

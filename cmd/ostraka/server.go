@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/config"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/internal/rootkeys"
+	"github.com/ostraka/ostraka/internal/tlsfiles"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/placement"
+)
+
+func serverCommand(p process) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "server [flags] DRIVE...",
+		Short: "Serve the S3 API over directories",
+		Long: `Serves the S3 API over one or more directories, the drives: each should be a disk of its own,
+mounted, and empty at the first start. A range names several: /mnt/d{1...4} is /mnt/d1 to /mnt/d4
+(quote it for shells that expand braces).
+
+The first start forms the store over exactly these drives and writes an identity to each; a
+directory that holds anything else is refused and never formatted. Later starts may miss drives, as
+long as enough are there; one that comes back is taken in while the server runs.
+
+Root keys come from OSTRAKA_ROOT_ACCESS_KEY and OSTRAKA_ROOT_SECRET_KEY. Without them the first start
+makes a pair and keeps it in ` + rootkeys.FileName + ` on each drive, readable by its owner only.
+
+Every flag can be set by the environment (--cache-size is OSTRAKA_CACHE_SIZE) and in the file of
+--config (cache-size:). A flag wins over the environment, and the environment over the file.`,
+		Example: `  # four directories: two may be lost without losing data
+  ostraka server '/mnt/d{1...4}'
+
+  # on all interfaces with HTTPS, and keys of your own
+  export OSTRAKA_ROOT_ACCESS_KEY=admin OSTRAKA_ROOT_SECRET_KEY=change-me-please
+  ostraka server --address :9000 --tls-cert cert.pem --tls-key key.pem '/mnt/d{1...6}'
+
+  # twelve drives with four parity shards, buckets also at bucket.s3.example.net
+  ostraka server --profile 8+4 --domain s3.example.net '/mnt/d{01...12}'
+
+  # everything in a file
+  ostraka server --config /etc/ostraka.yaml`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, warnings, err := config.Load(config.Sources{Flags: cmd.Flags(), Environ: p.environ, Read: os.ReadFile, Args: args})
+			if err != nil {
+				return err
+			}
+			log := newLogger(p.stderr, cfg)
+			for _, w := range warnings {
+				log.Warn("environment: " + w)
+			}
+			return runServer(cmd.Context(), p, cfg, log)
+		},
+	}
+	config.AddFlags(c.Flags())
+	return c
+}
+
+func newLogger(w io.Writer, cfg *config.Server) *slog.Logger {
+	o := &slog.HandlerOptions{Level: cfg.Level()}
+	if cfg.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// runServer serves until ctx ends, and closes what it opened in the reverse order.
+func runServer(ctx context.Context, p process, cfg *config.Server, log *slog.Logger) (err error) {
+	limit := limitMemory(cfg.MemoryLimit, p.getenv("GOMEMLIMIT"))
+	log.Debug("memory", "limit", limit)
+	var tls *tlsfiles.Pair
+	if cfg.TLS() {
+		if tls, err = tlsfiles.Load(cfg.TLSCert, cfg.TLSKey, time.Now, log); err != nil {
+			return err
+		}
+	}
+	// Before any drive is touched: an address that is in use must not form a store.
+	l, err := net.Listen("tcp", cfg.Address)
+	if err != nil {
+		return &errs.Error{Op: "server", Kind: errs.Invalid, Msg: "cannot listen on " + cfg.Address, Err: err}
+	}
+	defer l.Close() // a second time after serve, harmlessly
+	s, err := open(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// Requests have ended; what is left is quick, or a drive that hangs.
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.ShutdownTimeout+5*time.Second)
+		defer cancel()
+		err = errors.Join(err, s.close(closing))
+		if err == nil {
+			log.Info("stopped")
+		}
+	}()
+	if err := s.banner(p.stdout, cfg, l.Addr()); err != nil {
+		return errs.Wrap("server", err)
+	}
+	if ctx.Err() == nil {
+		context.AfterFunc(ctx, p.interrupted)
+	}
+	if tls == nil {
+		return serve(ctx, l, s.handler, nil, cfg.ShutdownTimeout, log)
+	}
+	return serve(ctx, l, s.handler, tls.Config(), cfg.ShutdownTimeout, log)
+}
+
+// banner prints what a person who started the server wants to know.
+func (s *stack) banner(w io.Writer, cfg *config.Server, addr net.Addr) error {
+	scheme := "http"
+	if cfg.TLS() {
+		scheme = "https"
+	}
+	url := scheme + "://" + dialable(addr)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "ostraka %s serves S3 on %s (region %s)\n", version, url, cfg.Region)
+	fmt.Fprintf(t, "  drives\t%s\n", strings.Join(driveLines(s.set.Status()), "\n  \t"))
+	fmt.Fprintf(t, "  profile\t%s\n", describe(s.layout()))
+	try := "aws --endpoint-url " + url + " s3 ls"
+	if s.keysFrom == "" {
+		fmt.Fprintf(t, "  root keys\tas given (OSTRAKA_ROOT_ACCESS_KEY is %s)\n", s.access)
+	} else {
+		fmt.Fprintf(t, "  root keys\tin %s, the same on every drive, readable by you only\n", s.keysFrom)
+		try = fmt.Sprintf("eval \"$(%s admin keys %s)\" && %s", os.Args[0], filepath.Dir(s.keysFrom), try)
+	}
+	fmt.Fprintf(t, "  try\t%s\n", try)
+	fmt.Fprintf(t, "  operate\t%s/-/ready, %s/-/metrics, ostraka admin status --endpoint %s\n", url, url, url)
+	return t.Flush()
+}
+
+// dialable is an address that a client on this machine can use.
+func dialable(a net.Addr) string {
+	t, ok := a.(*net.TCPAddr)
+	if ok && t.IP.IsUnspecified() {
+		return fmt.Sprintf("127.0.0.1:%d", t.Port)
+	}
+	return a.String()
+}
+
+func driveLines(paths []node.PathStatus) []string {
+	var lines []string
+	for _, p := range paths {
+		state := "online"
+		if !p.Open {
+			state = "NOT THERE"
+			if p.Err != nil {
+				state += ": " + p.Err.Error()
+			}
+		}
+		lines = append(lines, p.Path+"\t"+state)
+	}
+	return lines
+}
+
+// describe says in words what a profile promises.
+func describe(l *placement.Layout) string {
+	p := l.Profile()
+	q := placement.RecordQuorum(p, l.Spread())
+	return fmt.Sprintf("%s, so %s may be lost for good without losing data; with %s away writes go on, with %s reads do",
+		profileName(p), drives(int(p.Parity)), drives(q.N-q.W), drives(q.N-q.R))
+}
+
+func drives(n int) string {
+	if n == 1 {
+		return "1 drive"
+	}
+	if n == 0 {
+		return "no drive"
+	}
+	return fmt.Sprintf("%d drives", n)
+}
+
+func profileName(p erasure.Profile) string { return fmt.Sprintf("%d+%d", p.Data, p.Parity) }

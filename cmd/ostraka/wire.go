@@ -1,0 +1,313 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ostraka/ostraka/auth"
+	"github.com/ostraka/ostraka/console"
+	"github.com/ostraka/ostraka/disk"
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/heal"
+	"github.com/ostraka/ostraka/internal/bufpool"
+	"github.com/ostraka/ostraka/internal/config"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/internal/rootkeys"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/object"
+	"github.com/ostraka/ostraka/placement"
+	"github.com/ostraka/ostraka/s3api"
+)
+
+// What one process allows itself.
+const (
+	maxRequests   = 1024             // S3 requests at a time; beyond it SlowDown
+	memTables     = 64 << 20         // write buffers of all record stores together, roughly
+	maxMemTable   = 16 << 20         // of one
+	minMemTable   = 2 << 20          // of one
+	backlogBound  = 10000            // repair rows that are counted on one drive
+	backlogPage   = 1000             // of them at a time
+	formingWithin = 30 * time.Second // for the first state of the control plane
+)
+
+// stack is everything of a running server between its drives and its listener.
+type stack struct {
+	set     *node.Set
+	control *control
+	meta    *metadata.Client
+	store   *object.Store
+	handler http.Handler
+
+	access   string // root access key
+	keysFrom string // file that the root keys are in; "" if they were given
+
+	watching atomic.Pointer[control] // what is told of drives that come and go; nil until it is open
+
+	stopHeal context.CancelFunc
+	healing  sync.WaitGroup
+	healer   atomic.Pointer[heal.Healer] // nil until the stack stands; drives may return before
+
+	cleanups []func(context.Context) error // in the order in which things were opened
+}
+
+// layout is the current layout; never nil once open has returned.
+func (s *stack) layout() *placement.Layout { return s.control.Layout() }
+
+// open builds the stack, from the drives up. What it opened is closed again if it fails.
+func open(ctx context.Context, cfg *config.Server, log *slog.Logger) (_ *stack, err error) {
+	s := new(stack)
+	defer func() {
+		if err != nil {
+			closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.ShutdownTimeout)
+			defer cancel()
+			err = errors.Join(err, s.close(closing))
+		}
+	}()
+	want, err := wantedProfile(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openDrives(ctx, cfg, log); err != nil {
+		return nil, err
+	}
+	if err := s.openControl(ctx, cfg, want, log); err != nil {
+		return nil, err
+	}
+	keys, err := s.rootKeys(ctx, cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	s.openStore(cfg, log)
+	s.startHeal(ctx, log)
+	s.openFront(cfg, keys, log)
+	return s, nil
+}
+
+// close ends everything, in the reverse order.
+func (s *stack) close(ctx context.Context) error {
+	var failed []error
+	for i := len(s.cleanups) - 1; i >= 0; i-- {
+		failed = append(failed, s.cleanups[i](ctx))
+	}
+	s.cleanups = nil
+	return errors.Join(failed...)
+}
+
+func (s *stack) onClose(f func(context.Context) error) { s.cleanups = append(s.cleanups, f) }
+
+// wantedProfile is what the configuration asks for a new store: refused before any drive is
+// formatted if the drives do not suffice for it.
+func wantedProfile(cfg *config.Server) (erasure.Profile, error) {
+	if cfg.Profile == "" {
+		return placement.DefaultProfile(len(cfg.Drives))
+	}
+	p, err := parseProfile(cfg.Profile)
+	if err == nil && p.N() > len(cfg.Drives) {
+		err = errs.E("server", errs.Invalid, fmt.Sprintf("profile %s needs %d drives, and %d are named", cfg.Profile, p.N(), len(cfg.Drives)))
+	}
+	return p, err
+}
+
+func parseProfile(text string) (erasure.Profile, error) {
+	k, m, err := config.ParseProfile(text)
+	p := erasure.Profile{Data: uint8(k), Parity: uint8(m)}
+	if err == nil && !p.Valid() {
+		err = errs.E("server", errs.Invalid, fmt.Sprintf("profile %s is out of range", text))
+	}
+	return p, err
+}
+
+func (s *stack) openDrives(ctx context.Context, cfg *config.Server, log *slog.Logger) error {
+	set, err := node.OpenSet(ctx, cfg.Drives, node.Options{
+		Logger: log,
+		Disk:   disk.Options{MemTableSize: min(max(memTables/len(cfg.Drives), minMemTable), maxMemTable)},
+		OnLost: func(num uint16, err error) {
+			log.Warn("drive lost", "drive", num, "err", err)
+			if c := s.watching.Load(); c != nil {
+				c.DriveLost(num)
+			}
+		},
+		OnReturn: func(num uint16) {
+			log.Info("drive returned", "drive", num)
+			if c := s.watching.Load(); c != nil {
+				c.driveReturned(s.set, num)
+			}
+			if h := s.healer.Load(); h != nil {
+				h.Trigger()
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s.set = set
+	s.onClose(set.Close)
+	for _, p := range set.Status() {
+		if !p.Open {
+			log.Error("drive is not in service", "path", p.Path, "err", p.Err)
+		}
+	}
+	return nil
+}
+
+// startHeal runs the repairs beside the requests.
+func (s *stack) startHeal(ctx context.Context, log *slog.Logger) {
+	h := heal.New(heal.Config{
+		Meta: s.meta, Layout: s.layout, Buckets: s.store, Drives: s.set, Logger: log,
+		Local: func() []node.Drive {
+			var open []node.Drive
+			for _, d := range s.set.Open() {
+				open = append(open, d)
+			}
+			return open
+		},
+	})
+	ctx, s.stopHeal = context.WithCancel(context.WithoutCancel(ctx))
+	s.healing.Go(func() { h.Run(ctx) })
+	s.healer.Store(h)
+	s.onClose(func(context.Context) error {
+		s.stopHeal()
+		s.healing.Wait()
+		return nil
+	})
+}
+
+func (s *stack) openStore(cfg *config.Server, log *slog.Logger) {
+	s.meta = metadata.NewClient(metadata.ClientConfig{Replicas: s.set, Logger: log})
+	s.onClose(s.meta.Close)
+	cache := int64(cfg.CacheSize)
+	if cache == 0 {
+		cache = -1 // off; 0 would mean the store's own default
+	}
+	s.store = object.New(object.Config{
+		Control: s.control, Drives: s.set, Meta: s.meta, Buffers: bufpool.New(bufpool.Options{}), Logger: log,
+		CacheBytes: cache, MinPartSize: int64(cfg.TestMinPartSize), ChunkSize: int64(cfg.TestChunkSize),
+	})
+	s.onClose(s.store.Close)
+}
+
+// rootKeys returns the root keys: given ones win; otherwise those that the drives or the control
+// plane keep, or new ones. Drives without the file get it.
+func (s *stack) rootKeys(ctx context.Context, cfg *config.Server, log *slog.Logger) (rootkeys.Keys, error) {
+	given := rootkeys.Keys{Access: cfg.RootAccessKey, Secret: string(cfg.RootSecretKey)}
+	if !given.IsZero() {
+		s.access = given.Access
+		return given, nil
+	}
+	var dirs []string
+	for _, p := range s.set.Status() {
+		if p.Open { // never write into a directory that is not ours
+			dirs = append(dirs, p.Path)
+		}
+	}
+	keys, missing, err := rootkeys.Read(dirs)
+	if err != nil {
+		return rootkeys.Keys{}, err
+	}
+	if keys.IsZero() {
+		if keys, err = s.control.RootKeys(ctx); err != nil {
+			return rootkeys.Keys{}, err
+		}
+	}
+	if keys.IsZero() {
+		keys = rootkeys.Generate()
+		log.Info("root keys were made", "access_key", keys.Access)
+	}
+	if err := s.control.KeepRootKeys(ctx, keys); err != nil {
+		return rootkeys.Keys{}, err
+	}
+	if err := rootkeys.Write(missing, keys); err != nil {
+		// The keys are known and kept elsewhere: a drive that cannot be written is no reason not to serve.
+		log.Error("the root keys could not be stored on every drive", "err", err)
+	}
+	s.access, s.keysFrom = keys.Access, filepath.Join(dirs[0], rootkeys.FileName)
+	return keys, nil
+}
+
+// openFront builds what requests meet first.
+func (s *stack) openFront(cfg *config.Server, keys rootkeys.Keys, log *slog.Logger) {
+	verifier := auth.NewVerifier(auth.Config{Keys: rootSource{keys: keys, account: s.account()}, Region: cfg.Region, AnyRegion: true})
+	samples := console.NewSampler(func() map[uint16]func() disk.DriveInfo {
+		open := map[uint16]func() disk.DriveInfo{}
+		for _, d := range s.set.Open() {
+			open[d.Num()] = d.Info
+		}
+		return open
+	})
+	backlog := repairBacklog{s.set}
+	metrics := console.NewMetrics(console.Sources{Drives: s.set, Samples: samples, Stats: s.store.Stats, Backlog: backlog, Version: version})
+	admin := console.New(console.Config{
+		Version: version, Profile: profileName(s.layout().Profile()), Started: time.Now(), Drives: s.set, Samples: samples,
+		Inspector: s.store, Backlog: backlog, Verifier: verifier, Ready: s.ready, Metrics: metrics.Handler(), Logger: log,
+	})
+	s.handler = s3api.New(s3api.Config{
+		Store: s3api.Adapt(s.store), Verifier: verifier, Authorizer: auth.RootOnly{}, Domains: cfg.Domains, Region: cfg.Region, AnyRegion: true,
+		Next: admin, Observer: metrics, Logger: log, MaxRequests: maxRequests, OwnerName: func(string) string { return "root" },
+	})
+}
+
+// ready says whether S3 can be served at all: the control plane is known, and enough drives are
+// here that some records can be read. Fewer drives make single requests fail, with 503.
+func (s *stack) ready(context.Context) error {
+	l := s.layout()
+	q := placement.RecordQuorum(l.Profile(), l.Spread())
+	if open := len(s.set.Open()); open < q.R {
+		return errs.E("server", errs.Unavailable, fmt.Sprintf("%d of %d drives are here; reading needs %d", open, len(l.Drives()), q.R))
+	}
+	return nil
+}
+
+// account is the canonical id of the one account of a store.
+func (s *stack) account() string {
+	id := s.set.Cluster()
+	sum := sha256.Sum256(append([]byte("ostraka root account "), id[:]...))
+	return hex.EncodeToString(sum[:])
+}
+
+// rootSource knows one key: the root's.
+type rootSource struct {
+	keys    rootkeys.Keys
+	account string
+}
+
+// Secret implements auth.KeySource.
+func (r rootSource) Secret(_ context.Context, access string) (string, auth.Identity, bool) {
+	if access != r.keys.Access {
+		return "", auth.Identity{}, false
+	}
+	return r.keys.Secret, auth.Identity{AccountID: r.account, AccountName: "root", AccessKeyID: access, Root: true}, true
+}
+
+// repairBacklog counts the repair rows of the drives that are here.
+type repairBacklog struct{ set *node.Set }
+
+// Backlog implements console.Backlog. A register that several drives ask to repair counts for each.
+func (r repairBacklog) Backlog(ctx context.Context) (int, error) {
+	total := 0
+	for _, d := range r.set.Open() {
+		var after *metadata.Address
+		for n := 0; n < backlogBound; {
+			rows, err := d.Repairs(ctx, after, backlogPage)
+			if err != nil {
+				return 0, errs.Wrap("server.Backlog", err)
+			}
+			n += len(rows)
+			total += len(rows)
+			if len(rows) < backlogPage {
+				break
+			}
+			after = &rows[len(rows)-1].Address
+		}
+	}
+	return total, nil
+}
