@@ -444,14 +444,18 @@ func (s *Set) Local(num uint16) (*disk.Drive, bool) {
 
 // Replica implements metadata.Replicas over the open drives.
 func (s *Set) Replica(num uint16) (metadata.Replica, bool) {
-	d, ok := s.Local(num)
-	return d, ok
+	if d, ok := s.Local(num); ok {
+		return d, true
+	}
+	return nil, false // and no interface that holds a nil *disk.Drive
 }
 
 // Shards returns the drive of that number, if it is open.
 func (s *Set) Shards(num uint16) (Drive, bool) {
-	d, ok := s.Local(num)
-	return d, ok
+	if d, ok := s.Local(num); ok {
+		return d, true
+	}
+	return nil, false // and no interface that holds a nil *disk.Drive
 }
 
 // Status returns what is known of each path, in the order in which they were given.
