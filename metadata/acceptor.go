@@ -22,7 +22,7 @@ const (
 	decideTogether = 64      // decisions applied in one batch
 )
 
-// Acceptor is one drive's side of the registers. It implements Replica and Dropper for a drive
+// Acceptor is one drive's side of the registers, and the only writer of its rows. It implements Replica and Dropper for a drive
 // whose records lie in a KV, and it is safe for concurrent use. What it promised survives a
 // restart because everything up to the ceiling counts as promised then.
 type Acceptor struct {
@@ -53,7 +53,17 @@ type stripe struct {
 	mu       sync.RWMutex
 	promises promises // guarded by mu
 	removed  uint64   // deletions of shards so far, guarded by mu
+
+	// The row last seen under a write lock, guarded by mu: Prepare, Accept and Decide of one write
+	// follow each other. Rows are never changed once they are here. nil with known: absent.
+	known bool
+	head  string
+	row   *Row
 }
+
+// keep remembers the row of head; forget, that the store may have another.
+func (st *stripe) keep(head []byte, row *Row) { st.known, st.head, st.row = true, string(head), row }
+func (st *stripe) forget()                    { st.known, st.row = false, nil }
 
 // mutations break the protocol on purpose, for the tests that prove the checker. All are off.
 type mutations struct {
@@ -223,6 +233,24 @@ func (a *Acceptor) ensureCeiling(c uint64) error {
 	return nil
 }
 
+// rowOf returns the row of head without looking into the store if it was seen last.
+func (a *Acceptor) rowOf(st *stripe, head []byte) (*Row, error) {
+	if st.known && st.head == string(head) {
+		return st.row, nil
+	}
+	return a.row(head)
+}
+
+// write applies a batch that makes row the row of head. The caller holds st's lock.
+func (a *Acceptor) write(st *stripe, head []byte, row *Row, b *Batch, sync bool) error {
+	if err := a.kv.Apply(b, sync); err != nil {
+		st.forget()
+		return err
+	}
+	st.keep(head, row)
+	return nil
+}
+
 func (a *Acceptor) row(head []byte) (*Row, error) {
 	value, err := a.kv.Get(head)
 	if err != nil || value == nil {
@@ -285,10 +313,11 @@ func (a *Acceptor) Prepare(ctx context.Context, m *PrepareRequest) (*PrepareRepl
 	if err := a.fenced(op, &m.Header, m.Address.Bucket); err != nil {
 		return nil, err
 	}
-	row, err := a.row(head)
+	row, err := a.rowOf(st, head)
 	if err != nil {
 		return nil, errs.Wrap(op, err)
 	}
+	st.keep(head, row)
 	l := local{row: row, promise: st.promises.of(string(head)), floor: a.floor(m.Partition)}
 	if bar := l.bar(); !bar.Less(m.Ballot) {
 		reply.Hint = bar
@@ -348,7 +377,7 @@ func (a *Acceptor) Accept(_ context.Context, m *AcceptRequest) (*AcceptReply, er
 			return nil, err
 		}
 	}
-	row, err := a.row(head)
+	row, err := a.rowOf(st, head)
 	if err != nil {
 		return nil, errs.Wrap(op, err)
 	}
@@ -376,7 +405,7 @@ func (a *Acceptor) Accept(_ context.Context, m *AcceptRequest) (*AcceptReply, er
 	b.Set(head, encodeRow(head, next))
 	mark := addressKey(nsUnsettled, &m.Address)
 	b.Set(mark, sealValue(mark, appendMark(m.Ballot, m.Partition, a.now())))
-	if err := a.kv.Apply(&b, true); err != nil {
+	if err := a.write(st, head, next, &b, true); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
 	st.promises.forget(string(head), m.Ballot)
@@ -576,13 +605,16 @@ func (a *Acceptor) decideSome(list []Decision) error {
 		row, ok := rows[string(heads[i])]
 		if !ok {
 			var err error
-			if row, err = a.row(heads[i]); err != nil {
+			if row, err = a.rowOf(a.stripeOf(heads[i]), heads[i]); err != nil {
 				return err
 			}
 			rows[string(heads[i])] = row
 		}
 		if row != nil && row.Ballot == m.Ballot {
 			if !row.Decided {
+				changed := *row
+				row = &changed
+				rows[string(heads[i])] = row
 				a.decided(&b, &m.Address, m.Partition, row)
 				b.Set(heads[i], encodeRow(heads[i], row))
 			}
@@ -608,7 +640,16 @@ func (a *Acceptor) decideSome(list []Decision) error {
 	if len(b.Ops) == 0 {
 		return nil
 	}
-	return a.kv.Apply(&b, sync)
+	if err := a.kv.Apply(&b, sync); err != nil {
+		for _, s := range locks {
+			a.keys[s].forget()
+		}
+		return err
+	}
+	for head, row := range rows {
+		a.stripeOf([]byte(head)).keep([]byte(head), row)
+	}
+	return nil
 }
 
 func union(a, b []uint8) []uint8 {
@@ -649,7 +690,7 @@ func (a *Acceptor) read(op string, m *ReadRequest) (*ReadReply, error) {
 	if err := a.member(op, &m.Header); err != nil {
 		return nil, err
 	}
-	row, err := a.row(head)
+	row, err := a.rowOf(st, head)
 	if err != nil {
 		return nil, errs.Wrap(op, err)
 	}
@@ -775,7 +816,7 @@ func (a *Acceptor) Versions(_ context.Context, m *VersionsRequest) (*VersionsRep
 	if err := a.member(op, &m.Header); err != nil {
 		return nil, err
 	}
-	row, err := a.row(head)
+	row, err := a.rowOf(st, head)
 	if err != nil {
 		return nil, errs.Wrap(op, err)
 	}
@@ -811,7 +852,7 @@ func (a *Acceptor) Install(_ context.Context, m *InstallRequest) error {
 	if err := a.member(op, &m.Header); err != nil {
 		return err
 	}
-	row, err := a.row(head)
+	row, err := a.rowOf(st, head)
 	if err != nil {
 		return errs.Wrap(op, err)
 	}
@@ -836,7 +877,7 @@ func (a *Acceptor) Install(_ context.Context, m *InstallRequest) error {
 	}
 	a.decided(&b, &m.Address, m.Partition, next)
 	b.Set(head, encodeRow(head, next))
-	return errs.Wrap(op, a.kv.Apply(&b, true))
+	return errs.Wrap(op, a.write(st, head, next, &b, true))
 }
 
 // Pin makes the shard of a later chunk durable and protects it as a promise does.
@@ -907,7 +948,7 @@ func (a *Acceptor) Drop(_ context.Context, m *DropRequest) error {
 	if err := a.member(op, &m.Header); err != nil {
 		return err
 	}
-	row, err := a.row(head)
+	row, err := a.rowOf(st, head)
 	if err != nil {
 		return errs.Wrap(op, err)
 	}
@@ -924,7 +965,7 @@ func (a *Acceptor) Drop(_ context.Context, m *DropRequest) error {
 		key := floorKey(m.Partition)
 		b.Set(key, sealValue(key, appendBallot([]byte{rowFormat}, m.Ballot)))
 	}
-	if err := a.kv.Apply(&b, true); err != nil {
+	if err := a.write(st, head, nil, &b, true); err != nil {
 		return errs.Wrap(op, err)
 	}
 	if raise {
@@ -946,7 +987,7 @@ func (a *Acceptor) MayDelete(addr Address, id erasure.DataID, chunk uint32, guar
 	st := a.stripeOf(head)
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	row, err := a.row(head)
+	row, err := a.rowOf(st, head)
 	if err != nil {
 		return false, errs.Wrap(op, err)
 	}
@@ -985,7 +1026,7 @@ func (a *Acceptor) Names(addr Address, id erasure.DataID) (bool, error) {
 	st := a.stripeOf(head)
 	st.mu.RLock()
 	defer st.mu.RUnlock()
-	row, err := a.row(head)
+	row, err := a.rowOf(st, head)
 	if err != nil {
 		return false, err
 	}

@@ -61,8 +61,8 @@ func NewClient(c ClientConfig) *Client {
 		keys: keyLocks{held: map[string]*keyLock{}}, deciders: map[uint16]*decider{}}
 }
 
-// Close sends the decisions that wait, and returns when nothing of the client runs any more or ctx
-// has ended. What it could not send, the drives' unsettled marks remember.
+// Close refuses new operations, sends the decisions that wait, and returns when nothing of the client
+// runs any more or ctx has ended. What it could not send, the drives' unsettled marks remember.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	if !c.closed {
@@ -83,15 +83,16 @@ func (c *Client) Close(ctx context.Context) error {
 	}
 }
 
-// spawn runs f on a goroutine of the client; false once it is closed.
-func (c *Client) spawn(f func()) bool {
+// enter begins an operation, which ends with c.work.Done. Everything that the client does is part
+// of one, so Close waits for all of it.
+func (c *Client) enter(op string) error {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if c.closed {
-		return false
+		return errs.E(op, errs.Unavailable, "the client is closed")
 	}
-	c.work.Go(f)
-	return true
+	c.work.Add(1)
+	return nil
 }
 
 // header addresses the drive at pos.
@@ -204,7 +205,8 @@ func (d *decider) add(m Decision) *pending {
 		}
 	}
 	if !d.running {
-		d.running = d.c.spawn(d.run)
+		d.running = true
+		d.c.work.Go(d.run)
 	}
 	return p
 }

@@ -19,6 +19,10 @@ func (c *Client) Read(ctx context.Context, g placement.Group, a Address, o ReadO
 	if len(g.Drives) != g.Quorum.N || g.Quorum.N == 0 {
 		return nil, errs.E("metadata.Read", errs.Internal, "the group does not fit its quorum")
 	}
+	if err := c.enter("metadata.Read"); err != nil {
+		return nil, err
+	}
+	defer c.work.Done()
 	r := c.newReading(ctx, &g, &a, &o)
 	defer r.cancel()
 	if err := r.collect(ctx); err != nil {
@@ -127,15 +131,15 @@ func (r *reading) ask(count int) {
 func (r *reading) call(pos int, m *ReadRequest) bool {
 	rep, ok := r.c.Replicas.Replica(r.g.Drives[pos])
 	calls, events := r.calls, r.events // more replaces them while a late call still runs
-	ok = ok && r.c.spawn(func() {
-		e := readEvent{pos: pos}
-		e.reply, e.err = rep.Read(calls, m)
-		events <- e
-	})
 	if !ok {
 		r.errs[pos] = errGone
 		return false
 	}
+	r.c.work.Go(func() {
+		e := readEvent{pos: pos}
+		e.reply, e.err = rep.Read(calls, m)
+		events <- e
+	})
 	r.waiting++
 	return true
 }
@@ -299,6 +303,10 @@ func (c *Client) Resync(ctx context.Context, g placement.Group, a Address, posit
 	if err := a.Check(); err != nil {
 		return err
 	}
+	if err := c.enter(op); err != nil {
+		return err
+	}
+	defer c.work.Done()
 	unlock, err := c.keys.lock(ctx, string(headKey(&a)))
 	if err != nil {
 		return err
@@ -408,6 +416,10 @@ func (c *Client) Drop(ctx context.Context, g placement.Group, a Address) (droppe
 	if err := a.Check(); err != nil {
 		return false, err
 	}
+	if err := c.enter(op); err != nil {
+		return false, err
+	}
+	defer c.work.Done()
 	r := c.newReading(ctx, &g, &a, &ReadOptions{})
 	r.all = true
 	err = r.collect(ctx)

@@ -144,6 +144,10 @@ func (l *listing) member(key []byte, drive uint16) bool {
 // current version with content are left out, and so are uploads and parts that are gone. Common
 // prefixes have a live key under them. Errors are those of Read.
 func (c *Client) Scan(ctx context.Context, cover placement.Cover, o ScanOptions) (ScanPage, error) {
+	if err := c.enter("metadata.Scan"); err != nil {
+		return ScanPage{}, err
+	}
+	defer c.work.Done()
 	l := &listing{c: c, cover: cover, o: o, live: func(s *State) bool {
 		return s.Current != nil && s.Current.Kind != VersionDeleteMarker
 	}}
@@ -337,6 +341,10 @@ func (l *listing) read(ctx context.Context, cand *candidate) error {
 // ScanVersions lists the versions of objects, delete markers included: keys in order, and the
 // versions of a key newest first. Each item has Version, and Latest for the current one.
 func (c *Client) ScanVersions(ctx context.Context, cover placement.Cover, o ScanOptions) (ScanPage, error) {
+	if err := c.enter("metadata.ScanVersions"); err != nil {
+		return ScanPage{}, err
+	}
+	defer c.work.Done()
 	o.Kind = KindObject
 	limit := pageLimit(o.Limit)
 	l := &listing{c: c, cover: cover, o: o, live: func(s *State) bool { return s.Current != nil }}

@@ -296,7 +296,7 @@ func TestAcceptorFailsCleanlyWhenAnyStoreOperationFails(t *testing.T) {
 			}
 		}
 		if failed == 0 {
-			if i < 12 {
+			if i < 10 {
 				t.Fatalf("only %d operations of the store were reached", i)
 			}
 			return

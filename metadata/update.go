@@ -20,6 +20,10 @@ func (c *Client) Update(ctx context.Context, g placement.Group, a Address, op Op
 	if op.ID == 0 || op.Apply == nil {
 		return nil, errs.E("metadata.Update", errs.Invalid, "an operation needs an id and a change")
 	}
+	if err := c.enter("metadata.Update"); err != nil {
+		return nil, err
+	}
+	defer c.work.Done()
 	unlock, err := c.keys.lock(ctx, string(headKey(&a)))
 	if err != nil {
 		return nil, err
@@ -43,6 +47,10 @@ func (c *Client) Orphan(ctx context.Context, g placement.Group, a Address, id er
 	if err := a.Check(); err != nil {
 		return Ballot{}, false, err
 	}
+	if err := c.enter("metadata.Orphan"); err != nil {
+		return Ballot{}, false, err
+	}
+	defer c.work.Done()
 	unlock, err := c.keys.lock(ctx, string(headKey(&a)))
 	if err != nil {
 		return Ballot{}, false, err
@@ -206,14 +214,15 @@ func (r *round) sendAccept(pos int, m *AcceptRequest) {
 func (r *round) call(pos int, ph phase, f func(context.Context, Replica) event) {
 	r.waiting++
 	rep, ok := r.c.Replicas.Replica(r.g.Drives[pos])
-	ok = ok && r.c.spawn(func() {
+	if !ok {
+		r.events <- event{pos: pos, phase: ph, err: errGone}
+		return
+	}
+	r.c.work.Go(func() {
 		e := f(r.calls, rep)
 		e.pos, e.phase = pos, ph
 		r.events <- e
 	})
-	if !ok {
-		r.events <- event{pos: pos, phase: ph, err: errGone}
-	}
 }
 
 // catchUp sends the state with all its version rows to the drives that are behind.
@@ -323,24 +332,18 @@ func (r *round) settle(cancel context.CancelFunc) {
 		finish()
 		return
 	}
-	ok := r.c.spawn(func() {
+	r.c.work.Go(func() {
 		defer func() { <-r.c.slots }()
 		timer := time.NewTimer(r.c.SettleAfter)
 		defer timer.Stop()
-		for r.waiting > 0 {
+		for late := false; r.waiting > 0 && !late; {
 			select {
 			case e := <-r.events:
 				r.take(e)
-				continue
 			case <-timer.C:
-			case <-r.c.closing:
+				late = true
 			}
-			break
 		}
 		finish()
 	})
-	if !ok {
-		<-r.c.slots
-		finish()
-	}
 }
