@@ -30,6 +30,13 @@ import (
 
 func TestStartPrintsWhatAPersonNeeds(t *testing.T) {
 	s := start(t, 4)
+	// What the process printed is copied by another goroutine.
+	poll(t, 5*time.Second, 5*time.Millisecond, "the start to be printed", func() error {
+		if !strings.Contains(s.log.String(), "/-/ready") {
+			return fmt.Errorf("printed so far:\n%s", s.log.String())
+		}
+		return nil
+	})
 	out := s.log.String()
 	for _, want := range append([]string{s.url(), "2+2", "aws --endpoint-url"}, s.dirs...) {
 		if !strings.Contains(out, want) {
@@ -69,6 +76,12 @@ func TestGeneratedKeysOutliveAnyDrive(t *testing.T) {
 	s := newServer(t, 4)
 	s.env = os.Environ()
 	s.start()
+	poll(t, 5*time.Second, 5*time.Millisecond, "the start to be printed", func() error {
+		if !strings.Contains(s.log.String(), "/-/ready") {
+			return fmt.Errorf("printed so far:\n%s", s.log.String())
+		}
+		return nil
+	})
 	out := s.log.String()
 	name := filepath.Join(s.dirs[0], "root-keys.json")
 	if !strings.Contains(out, name) {

@@ -53,6 +53,15 @@ func (s *stack) openControl(ctx context.Context, cfg *config.Server, want erasur
 	if have := s.layout().Profile(); cfg.Profile != "" && have != want {
 		return errs.E("server", errs.Invalid, fmt.Sprintf("the store was formed with profile %s, and --profile asks for %s", have, want))
 	}
+	if cfg.RRSProfile != "" {
+		reduced, err := parseProfile(cfg.RRSProfile)
+		if err != nil {
+			return err
+		}
+		if have := s.layout().Reduced(); have != reduced {
+			return errs.E("server", errs.Invalid, fmt.Sprintf("the store was formed with profile %s for REDUCED_REDUNDANCY, and --rrs-profile asks for %s", have, reduced))
+		}
+	}
 	s.set.SetEpoch(func(drive uint16, partition uint32) (uint64, bool) {
 		l := s.layout()
 		if partition >= l.Partitions() {

@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -81,23 +83,26 @@ Start with: ostraka server --help`,
 }
 
 // explain is the text of an error for a person at a terminal: what may be said, then the cause.
+// Of joined errors it explains the first.
 func explain(err error) string {
-	text := errs.Public(err)
-	if errs.KindOf(err) == errs.Internal && text == errs.Internal.String() {
-		return err.Error() // such as an unknown command: all there is
+	var texts []string
+	for err != nil {
+		e, ok := err.(*errs.Error)
+		if ok && e.Msg != "" {
+			texts = append(texts, e.Msg)
+		}
+		next := errors.Unwrap(err)
+		if many, ok := err.(interface{ Unwrap() []error }); ok && len(many.Unwrap()) > 0 {
+			next = many.Unwrap()[0]
+		}
+		if next == nil && !ok { // the cause itself, such as that of the operating system
+			texts = append(texts, err.Error())
+		} else if next == nil && e.Msg == "" {
+			texts = append(texts, e.Error())
+		}
+		err = next
 	}
-	cause := err
-	for next := errors.Unwrap(cause); next != nil; next = errors.Unwrap(cause) {
-		cause = next
-	}
-	var e *errs.Error
-	if errors.As(cause, &e) || cause == err {
-		return text
-	}
-	if c := cause.Error(); c != text {
-		return text + ": " + c
-	}
-	return text
+	return strings.Join(slices.Compact(texts), ": ")
 }
 
 func versionCommand(p process) *cobra.Command {

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -101,8 +101,12 @@ func runServer(ctx context.Context, p process, cfg *config.Server, log *slog.Log
 		// Requests have ended; what is left is quick, or a drive that hangs.
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.ShutdownTimeout+5*time.Second)
 		defer cancel()
-		err = errors.Join(err, s.close(closing))
-		if err == nil {
+		switch failed := s.close(closing); {
+		case err != nil && failed != nil:
+			log.Error("closing failed too", "err", failed)
+		case failed != nil:
+			err = failed
+		case err == nil:
 			log.Info("stopped")
 		}
 	}()
@@ -125,7 +129,8 @@ func (s *stack) banner(w io.Writer, cfg *config.Server, addr net.Addr) error {
 		scheme = "https"
 	}
 	url := scheme + "://" + dialable(addr)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var text bytes.Buffer // printed in one piece
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "ostraka %s serves S3 on %s (region %s)\n", version, url, cfg.Region)
 	fmt.Fprintf(t, "  drives\t%s\n", strings.Join(driveLines(s.set.Status()), "\n  \t"))
 	fmt.Fprintf(t, "  profile\t%s\n", describe(s.layout()))
@@ -138,7 +143,11 @@ func (s *stack) banner(w io.Writer, cfg *config.Server, addr net.Addr) error {
 	}
 	fmt.Fprintf(t, "  try\t%s\n", try)
 	fmt.Fprintf(t, "  operate\t%s/-/ready, %s/-/metrics, ostraka admin status --endpoint %s\n", url, url, url)
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := w.Write(text.Bytes())
+	return err
 }
 
 // dialable is an address that a client on this machine can use.
