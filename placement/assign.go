@@ -9,13 +9,12 @@ import (
 
 // assign fills a table of parts rows of n distinct drives (indexes into drives, which are sorted).
 //
-// It works in three steps. Shares: each drive gets a number of places in proportion to its
+// It works in three steps, and does not look at nodes. Shares: each drive gets a number of places in proportion to its
 // capacity, at most one a row. Columns: the places of one drive go to consecutive positions, round
 // and round, so each position gets its share ±1 and exactly parts places. Rows: places form a
 // bipartite graph, drives on one side, positions on the other, in which nothing has a degree above
 // parts, so its edges can be coloured with parts colours (Kőnig); a colour is a row, and being a
-// matching it names no drive twice. At last, rows with too many members on one node trade members
-// of the same position with other rows, which keeps all counts.
+// matching it names no drive twice.
 //
 // When every drive is in every row, rotations do all that.
 func assign(drives []Drive, n, parts int) [][]int {
@@ -55,9 +54,6 @@ func assign(drives []Drive, n, parts int) [][]int {
 		for _, d := range column {
 			c.place(d, pos)
 		}
-	}
-	if !sameNode(drives) {
-		c.separate(drives)
 	}
 	return rows
 }
@@ -226,77 +222,4 @@ func (c *colouring) swapPath(pos, a, b int) {
 func (c *colouring) set(row, pos, d int) {
 	c.rows[row][pos] = d
 	c.at[d][row] = int8(pos)
-}
-
-// separate trades members between rows until no row has more members on one node than the number
-// of nodes makes necessary, or no trade helps. Trades are within one position, so the counts stay.
-func (c *colouring) separate(drives []Drive) {
-	node := make([]int, len(drives))
-	index := map[[16]byte]int{}
-	for d := range drives {
-		i, ok := index[drives[d].Node]
-		if !ok {
-			i = len(index)
-			index[drives[d].Node] = i
-		}
-		node[d] = i
-	}
-	n := len(c.rows[0])
-	limit := (n + len(index) - 1) / len(index)
-	count := make([][]uint8, len(c.rows)) // members by row and node
-	for row := range c.rows {
-		count[row] = make([]uint8, len(index))
-		for _, d := range c.rows[row] {
-			count[row][node[d]]++
-		}
-	}
-	over := func(row int) (sum int) {
-		for _, k := range count[row] {
-			sum += max(int(k)-limit, 0)
-		}
-		return sum
-	}
-	for pass := 0; pass < 8; pass++ {
-		moved := false
-		for row := range c.rows {
-			for pos := 0; pos < n && over(row) > 0; pos++ {
-				if d := c.rows[row][pos]; int(count[row][node[d]]) > limit {
-					moved = c.trade(row, pos, node, count, over) || moved
-				}
-			}
-		}
-		if !moved {
-			return
-		}
-	}
-}
-
-// trade exchanges the member at pos of row with that of another row, if that lessens the excess of
-// both rows together.
-func (c *colouring) trade(row, pos int, node []int, count [][]uint8, over func(int) int) bool {
-	d := c.rows[row][pos]
-	start := c.rnd.IntN(len(c.rows))
-	for i := range c.rows {
-		other := (start + i) % len(c.rows)
-		e := c.rows[other][pos]
-		if other == row || node[e] == node[d] || c.at[e][row] >= 0 || c.at[d][other] >= 0 {
-			continue
-		}
-		before := over(row) + over(other)
-		exchange := func(in, out int) {
-			count[row][node[out]]--
-			count[row][node[in]]++
-			count[other][node[in]]--
-			count[other][node[out]]++
-		}
-		if exchange(e, d); over(row)+over(other) >= before {
-			exchange(d, e)
-			continue
-		}
-		c.at[d][row], c.at[e][other] = -1, -1
-		c.set(row, pos, e)
-		c.set(other, pos, d)
-		return true
-	}
-	return false
 }

@@ -52,9 +52,10 @@ type Layout struct {
 }
 
 // NewLayout makes the first layout, number 1, every partition in epoch 1: partitions get drives in
-// proportion to capacity (as far as n distinct drives a partition allow it), each drive stands in
-// each position equally often (±1), and members of one partition lie on different nodes as far as
-// the nodes reach. bits is log2 of the number of partitions. The same arguments, in any order of
+// proportion to capacity (as far as n distinct drives a partition allow it), and each drive stands
+// in each position equally often (±1). Nodes do not count: a first layout is made over the drives of
+// one, and what spreads members over several is the planner of later layouts. The quorums follow
+// from the spread that came about. bits is log2 of the number of partitions. The same arguments, in any order of
 // drives, give the same layout.
 func NewLayout(drives []Drive, p erasure.Profile, bits uint8) (*Layout, error) {
 	const op = "placement.NewLayout"

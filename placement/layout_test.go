@@ -133,22 +133,6 @@ func TestRandomCapacitiesFillEveryTable(t *testing.T) {
 	}
 }
 
-func TestMembersLieOnDifferentNodesAsFarAsTheyReach(t *testing.T) {
-	for _, c := range []struct{ drives, nodes, k, m, f int }{
-		{6, 3, 4, 2, 2}, {12, 3, 4, 2, 2}, {12, 6, 4, 2, 1}, {24, 12, 8, 4, 1}, {30, 5, 3, 2, 1}, {8, 2, 2, 2, 2}, {3, 3, 2, 1, 1},
-	} {
-		l := mustLayout(t, cluster(c.nodes, equal(c.drives)...), c.k, c.m, 10)
-		if l.Spread() != c.f {
-			t.Errorf("%d drives on %d nodes, %d+%d: f = %d, want %d", c.drives, c.nodes, c.k, c.m, l.Spread(), c.f)
-		}
-		for d, positions := range counts(t, l) {
-			if slices.Max(positions)-slices.Min(positions) > 1 {
-				t.Errorf("drive %d stands %v times in the positions", d, positions)
-			}
-		}
-	}
-}
-
 func TestTheOrderOfDrivesDoesNotMatter(t *testing.T) {
 	drives := cluster(3, 5<<40, 3<<40, 4<<40, 1<<40, 2<<40, 6<<40, 1<<40)
 	a := mustLayout(t, drives, 2, 2, 8)
