@@ -121,7 +121,7 @@ func (s *Store) finishDelete(ctx context.Context, op string, b Bucket, epoch uin
 		if errs.Is(err, errs.NotFound) {
 			err = nil // another request finished the same deletion
 		}
-		return errs.Wrap("object."+op, err)
+		return errs.Wrap("object."+op, staleIsBusy(err)) // or it gave it up
 	}
 	// The bucket must not stay closed because the client went away.
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.c.CallTimeout)

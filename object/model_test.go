@@ -86,16 +86,16 @@ func randomOperations(t *testing.T, o stackOptions, seed uint64) {
 	s.bucketFor("bkt", Unversioned)
 	m := &naive{keys: map[string][]naiveVersion{}}
 	names := []string{"a", "a/b", "a/c", "b", "b/x/y", "b/x/z", "\xff", "ä", "a//", "\x00z"}
-	steps := 250
+	steps := 120
 	if testing.Short() {
-		steps = 80
+		steps = 60
 	}
 	for step := range steps {
 		key := names[rnd.IntN(len(names))]
 		where := fmt.Sprintf("step %d, key %q, %d", step, key, m.state)
 		switch c := rnd.IntN(20); {
 		case c < 6:
-			size := []int{0, 10, 5000, 300 << 10}[rnd.IntN(4)]
+			size := []int{0, 10, 5000, 5000, 10, 300 << 10}[rnd.IntN(6)]
 			b := body(rnd.Uint64(), size)
 			put := PutOptions{}
 			if rnd.IntN(8) == 0 {
@@ -123,7 +123,7 @@ func randomOperations(t *testing.T, o stackOptions, seed uint64) {
 			}
 			var list []CompletedPart
 			for i := range 1 + rnd.IntN(3) {
-				b := body(rnd.Uint64(), 1+rnd.IntN(300<<10))
+				b := body(rnd.Uint64(), 1+rnd.IntN(60<<10))
 				p, err := s.PutPart(ctx, "bkt", key, up.UploadID, i+1, bytes.NewReader(b), PartOptions{Size: int64(len(b))})
 				if err != nil {
 					t.Fatalf("%s: part: %v", where, err)

@@ -99,17 +99,19 @@ func (s *Store) put(ctx context.Context, op string, p *place, body io.Reader, v 
 	}
 	v.Size, v.Data, v.Checksums, v.ETag = w.sums.Size, &w.data, w.sums.Checksums, etagOf(w.sums)
 	salt, now := newSalt(), s.now()
+	proposed := v
 	view, err := w.commit(ctx, op, p, func(base *metadata.State, r rows, rm *removal) (*metadata.Change, error) {
 		if err := checkWrite(op, p, &o.If, base); err != nil {
 			return nil, err
 		}
 		next := *v
+		proposed = &next
 		return push(base, r, &next, p.bucket.Versioning, salt, now, rm)
 	})
 	if err != nil {
 		return Info{}, err
 	}
-	return infoOf(p.bucket, string(p.key), committed(view, v, v.Data.ID), true), nil
+	return infoOf(p.bucket, string(p.key), committed(view, proposed, v.Data.ID), true), nil
 }
 
 // etagOf is the MD5 in hex, or, where none was computed, the first checksum in the form of a
