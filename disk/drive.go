@@ -255,12 +255,13 @@ func (d *Drive) storeFailed(err error) error {
 		return &StatusError{Path: d.path, Status: Unreadable, Detail: "has a record store that cannot be opened", Err: err}
 	}
 	damaged := pebble.IsCorruptionError(err) || errs.Is(err, errs.Corrupt) || vfsx.IsNotExist(err) || errors.Is(err, pebble.ErrDBDoesNotExist)
-	if !damaged || d.identity.Forming {
+	if !damaged || d.Identity().Forming {
 		return &StatusError{Path: d.path, Status: Unreadable, Detail: "has a record store that cannot be opened", Err: err}
 	}
+	id := d.Identity()
 	d.retire("opening it", err)
-	return &StatusError{Path: d.path, Status: Corrupt, Identity: &d.identity,
-		Detail: fmt.Sprintf("(drive %d): record store corrupt; replace the drive", d.identity.Num), Err: err}
+	return &StatusError{Path: d.path, Status: Corrupt, Identity: &id,
+		Detail: fmt.Sprintf("(drive %d): record store corrupt; replace the drive", id.Num), Err: err}
 }
 
 // makeDirs makes the directories of a forming drive, and checks that a formed one has them.
@@ -269,9 +270,10 @@ func (d *Drive) makeDirs() error {
 	if !d.identity.Forming {
 		for _, dir := range []string{meta, shards} {
 			if _, err := d.fs.Stat(dir); vfsx.IsNotExist(err) {
+				id := d.Identity()
 				d.retire("opening it", err)
-				return &StatusError{Path: d.path, Status: Corrupt, Identity: &d.identity,
-					Detail: fmt.Sprintf("(drive %d) has lost its directory %s; replace the drive", d.identity.Num, dir), Err: err}
+				return &StatusError{Path: d.path, Status: Corrupt, Identity: &id,
+					Detail: fmt.Sprintf("(drive %d) has lost its directory %s; replace the drive", id.Num, dir), Err: err}
 			} else if err != nil {
 				return &StatusError{Path: d.path, Status: Unreadable, Detail: "cannot be read", Err: err}
 			}

@@ -69,10 +69,11 @@ func failWhile(on *atomic.Bool, dir string, err error, kinds ...errorfs.OpKind) 
 	}}
 }
 
-// TestNoFaultMakesAFalseAcknowledgement fails the i-th change for i = 0, 1, 2 … of a history of
+// TestNoFaultMakesAFalseAcknowledgement fails the i-th change, for growing i, of a history of
 // writes and deletes, then cuts the power: what was acknowledged is there.
 func TestNoFaultMakesAFalseAcknowledgement(t *testing.T) {
-	for i := 0; ; i++ {
+	start := newRand(t).IntN(3) // each run takes every third change
+	for i := start; ; i += 3 {
 		rng := rand.New(rand.NewPCG(uint64(i), 2))
 		fs := vfs.NewCrashableMem()
 		mustClose(t, makeDrive(t, fs, testOptions()))
@@ -88,8 +89,11 @@ func TestNoFaultMakesAFalseAcknowledgement(t *testing.T) {
 				} else if !errs.Is(err, errs.Drive) && !errs.Is(err, errs.Unavailable) {
 					t.Fatalf("change %d: put: %v (%v)", i, err, errs.KindOf(err))
 				}
-				if n == 4 && len(acked) > 1 && d.DeleteShard(bg, testAddr, acked[0].data.ID, 0, metadata.Ballot{Counter: 1}) == nil {
-					deleted, acked = append(deleted, acked[0]), acked[1:]
+				if n == 4 && len(acked) > 1 {
+					if d.DeleteShard(bg, testAddr, acked[0].data.ID, 0, metadata.Ballot{Counter: 1}) == nil {
+						deleted = append(deleted, acked[0])
+					}
+					acked = acked[1:] // without an answer, it may be there or not
 				}
 			}
 			if inj.hit.Load() && d.Fault() == nil {
@@ -118,7 +122,7 @@ func TestNoFaultMakesAFalseAcknowledgement(t *testing.T) {
 			if len(acked) != 5 || len(deleted) != 1 {
 				t.Fatalf("without a fault: %d stored, %d deleted", len(acked), len(deleted))
 			}
-			t.Logf("%d changes were failed", i)
+			t.Logf("%d changes were made", i)
 			return
 		}
 	}
@@ -126,7 +130,7 @@ func TestNoFaultMakesAFalseAcknowledgement(t *testing.T) {
 
 func TestAfterACrashEveryRowHasItsShard(t *testing.T) {
 	rng := newRand(t)
-	for range 15 {
+	for range 6 {
 		fs := vfs.NewCrashableMem()
 		d := makeDrive(t, fs, testOptions())
 		var acked, pending []body
@@ -308,7 +312,7 @@ func TestEveryFlipInTheRecordStoreIsFoundOrHarmless(t *testing.T) {
 			acked = append(acked, b)
 		}
 	}
-	put(60) // several write buffers: tables, blob files and a log
+	put(40) // several write buffers: tables, blob files and a log
 	mustClose(t, d)
 	d = openDrive(t, fs, o)
 	put(5)
@@ -331,7 +335,7 @@ func TestEveryFlipInTheRecordStoreIsFoundOrHarmless(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for range 4 {
+		for range 2 {
 			if fi.Size() == 0 {
 				break
 			}

@@ -3,10 +3,14 @@ package vfsx
 import (
 	"io"
 	"os"
+	"strings"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
+
+// markerPrefix begins the names of Pebble's marker files, which say which file is current.
+const markerPrefix = "marker."
 
 // Guard wraps a file system for a store whose writes must not be trusted after one of them
 // failed. It reports every failed change and every failed read, and once tripped it refuses every
@@ -65,6 +69,14 @@ func (g *Guard) wrap(f vfs.File, name string, err error) (vfs.File, error) {
 
 // Create implements vfs.FS.
 func (g *Guard) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasPrefix(g.fs.PathBase(name), markerPrefix) {
+		// Pebble syncs what a marker names and the marker with one sync of their directory, and relies on
+		// the file system to keep their order if the power fails before it. Not every one does.
+		dir := g.fs.PathDir(name)
+		if err := g.change("sync", dir, false, func() error { return SyncDir(g.fs, dir) }); err != nil {
+			return nil, err
+		}
+	}
 	var f vfs.File
 	err := g.change("create", name, false, func() (err error) { f, err = g.fs.Create(name, c); return err })
 	return g.wrap(f, name, err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -71,7 +72,7 @@ func (f Files) Create(name string, size int64) (Writer, error) {
 			return nil, errors.Join(err, file.Close(), f.fs.Remove(name))
 		}
 	}
-	return &bufferedWriter{file: file}, nil
+	return &bufferedWriter{file: file, clone: f.fs != vfs.Default}, nil
 }
 
 // Open opens a file for reading.
@@ -91,11 +92,15 @@ func (f Files) Open(name string) (Reader, error) {
 }
 
 type bufferedWriter struct {
-	file vfs.File
-	size int64
+	file  vfs.File
+	clone bool // the file may change what it is given; that of the operating system does not
+	size  int64
 }
 
 func (w *bufferedWriter) Write(p []byte) (int, error) {
+	if w.clone {
+		p = slices.Clone(p)
+	}
 	n, err := w.file.Write(p)
 	w.size += int64(n)
 	if err == nil && n < len(p) {

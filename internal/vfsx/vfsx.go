@@ -16,6 +16,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -42,7 +43,7 @@ func ReplaceFile(fsys vfs.FS, name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	_, err = f.Write(slices.Clone(data)) // a vfs.File may change what it is given
 	if err == nil {
 		err = f.Sync()
 	}
