@@ -122,8 +122,8 @@ func TestFormingAndOpeningAgain(t *testing.T) {
 	}
 }
 
-func TestForminIsCompletedAfterACrashAnywhere(t *testing.T) {
-	for i := 0; ; i++ {
+func TestFormingIsCompletedAfterACrashAnywhere(t *testing.T) {
+	for i := 0; ; i += 12 { // every twelfth is enough for the time that a test has
 		fs := vfs.NewCrashableMem()
 		paths := memPaths(t, fs, 3)
 		var n atomic.Int64
@@ -164,7 +164,6 @@ func TestForminIsCompletedAfterACrashAnywhere(t *testing.T) {
 			t.Logf("%d changes were failed", i)
 			return
 		}
-		i += 2 // every third is enough for the time that a test has
 	}
 }
 

@@ -323,6 +323,11 @@ func (s *Set) openSlot(ctx context.Context, sl *slot) error {
 	defer sl.mu.Unlock()
 	sl.err = err
 	if err != nil {
+		// A drive that is there and fails while it opens is not tried again every second.
+		if disk.StatusOf(err) == disk.Unreadable && disk.Inspect(s.fs, sl.path).Status == disk.Identified {
+			sl.full = errors.Is(err, syscall.ENOSPC)
+			sl.sticky = !sl.full
+		}
 		return err
 	}
 	sl.drive, sl.known, sl.num, sl.id = d, true, d.Num(), d.Identity().Drive
