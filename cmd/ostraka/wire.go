@@ -34,6 +34,7 @@ const (
 	maxRequests   = 1024             // S3 requests at a time; beyond it SlowDown
 	memTables     = 64 << 20         // write buffers of all record stores together, roughly
 	maxMemTable   = 16 << 20         // of one
+	idleBuffers   = 16 << 20         // stripe buffers kept for the next stream
 	minMemTable   = 2 << 20          // of one
 	backlogBound  = 10000            // repair rows that are counted on one drive
 	backlogPage   = 1000             // of them at a time
@@ -190,7 +191,7 @@ func (s *stack) openStore(cfg *config.Server, log *slog.Logger) {
 		cache = -1 // off; 0 would mean the store's own default
 	}
 	s.store = object.New(object.Config{
-		Control: s.control, Drives: s.set, Meta: s.meta, Buffers: bufpool.New(bufpool.Options{}), Logger: log,
+		Control: s.control, Drives: s.set, Meta: s.meta, Buffers: bufpool.New(bufpool.Options{MaxIdle: idleBuffers}), Logger: log,
 		CacheBytes: cache, MinPartSize: int64(cfg.TestMinPartSize), ChunkSize: int64(cfg.TestChunkSize),
 	})
 	s.onClose(s.store.Close)
