@@ -270,7 +270,7 @@ func TestShardsDamaged(t *testing.T) {
 	h, rng := &held{t: t, bodies: map[string][]byte{}}, random(20)
 	h.hold(s, "a", rng)
 	h.hold(s, "b", rng)
-	s.waitHealed(nil, time.Minute)
+	s.waitHealed(slices.Sorted(maps.Keys(h.bodies)), time.Minute)
 	for round := range rounds {
 		stopped := round%2 == 1
 		if stopped {
@@ -321,7 +321,7 @@ func TestMoreShardsDamagedThanParity(t *testing.T) {
 	s := startLoaded(t, 4)
 	h, rng := &held{t: t, bodies: map[string][]byte{}}, random(21)
 	h.hold(s, "a", rng)
-	s.waitHealed(nil, time.Minute)
+	s.waitHealed(slices.Sorted(maps.Keys(h.bodies)), time.Minute)
 	before := map[string][]byte{}
 	for _, files := range s.shardFiles() {
 		for _, f := range files[:3] {
@@ -374,7 +374,7 @@ func history(t *testing.T, killed bool, stream uint64) (*server, *held) {
 	h.hold(s, "all", rng)
 	h.hold(s, "overwritten", rng)
 	h.hold(s, "deleted", rng)
-	s.waitHealed(nil, time.Minute)
+	s.waitHealed(slices.Sorted(maps.Keys(h.bodies)), time.Minute)
 	s.takeDrive(3)
 	s.waitOnline(3)
 	h.hold(s, "overwritten", rng)

@@ -60,6 +60,9 @@ func TestKilled(t *testing.T) {
 	l.pause()
 	l.noFailures("after the last restart")
 	l.verifyAll()
+	if t.Failed() {
+		return
+	}
 	s.waitHealed(l.present(), 2*time.Minute)
 	slices.Sort(ready)
 	t.Logf("%d kills, %d operations, %d cut off; start to ready: median %v, maximum %v", kills, l.ops.Load(), lost,

@@ -92,7 +92,20 @@ func (c content) String() string {
 type keyState struct {
 	is    content
 	maybe []content
+	past  []string // the end of what happened to it, for the message of a failure
 }
+
+const keptPast = 12
+
+func (e *keyState) note(format string, args ...any) {
+	if len(e.past) == keptPast {
+		e.past = e.past[1:]
+	}
+	e.past = append(e.past, time.Now().UTC().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
+}
+
+// story is what happened to the key, line by line.
+func (e *keyState) story() string { return "\n\t" + strings.Join(e.past, "\n\t") }
 
 func (e *keyState) allows(c content) bool { return e.is == c || slices.Contains(e.maybe, c) }
 
@@ -103,14 +116,23 @@ func (e *keyState) String() string {
 	return fmt.Sprintf("%v, or of a request without answer %v", e.is, e.maybe)
 }
 
-// known collapses the entry to what an acknowledgement or a read showed: reads never go back.
-func (e *keyState) known(c content) { e.is, e.maybe = c, nil }
+// seen enters what a read showed. Reads never go back: what came before is ruled out. What was tried
+// after it is not: a request without an answer may take effect at any time, but not once a later one
+// was acknowledged.
+func (e *keyState) seen(c content) {
+	if e.is == c {
+		return
+	}
+	i := slices.Index(e.maybe, c) // the first, where there are several: less is ruled out
+	e.is, e.maybe = c, slices.Clone(e.maybe[i+1:])
+}
 
 // tried enters the end of a request that would have made c of the key.
 func (e *keyState) tried(c content, err error) {
+	e.note("to become %v: %v", c, err)
 	switch status, _ := answered(err); {
 	case err == nil:
-		e.known(c)
+		e.is, e.maybe = c, nil
 	case neverSent(err), status >= 400 && status < 500:
 	default:
 		e.maybe = append(e.maybe, c)
@@ -528,10 +550,11 @@ func (l *load) compare(ctx context.Context, c store, key string, e *keyState) er
 		return err
 	}
 	if !e.allows(got) {
-		l.t.Errorf("GET %s: %v, want %v (seed %d)", key, got, e, *seedFlag)
+		l.t.Errorf("GET %s: %v, want %v (seed %d)%s", key, got, e, *seedFlag, e.story())
 		return nil
 	}
-	e.known(got)
+	e.note("read %v", got)
+	e.seen(got)
 	return nil
 }
 
@@ -558,7 +581,7 @@ func (l *load) compareList(ctx context.Context, w *worker, page int) error {
 		size, there := sizes[key]
 		ok := func(c content) bool { return c.absent && !there || !c.absent && there && c.size == size }
 		if e := w.ledger[key]; !ok(e.is) && !slices.ContainsFunc(e.maybe, ok) {
-			l.t.Errorf("LIST %s/ (pages of %d): %s listed %v with %d bytes, want %v (seed %d)", w.name, page, key, there, size, e, *seedFlag)
+			l.t.Errorf("LIST %s/ (pages of %d): %s listed %v with %d bytes, want %v (seed %d)%s", w.name, page, key, there, size, e, *seedFlag, e.story())
 		}
 	}
 	return nil
@@ -575,11 +598,12 @@ func (l *load) entries() map[string]*keyState {
 	return all
 }
 
-// present returns the keys that hold a body, sorted. The load has to be paused and verified.
+// present returns the keys that hold a body and whose last request was answered, sorted. The load has
+// to be paused and verified.
 func (l *load) present() []string {
 	var keys []string
 	for k, e := range l.entries() {
-		if !e.is.absent {
+		if !e.is.absent && len(e.maybe) == 0 {
 			keys = append(keys, k)
 		}
 	}
@@ -613,8 +637,8 @@ func (l *load) verify(keys []string) {
 	wg.Wait()
 }
 
-// verifyAll reads every key of the ledger, and then lists: the listing has to say exactly what the
-// reads said.
+// verifyAll reads every key of the ledger, and then lists: the listing has to agree with the ledger,
+// and so with the reads.
 func (l *load) verifyAll() {
 	l.t.Helper()
 	var keys []string
