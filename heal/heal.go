@@ -45,6 +45,9 @@ type Config struct {
 	Grace time.Duration
 	// SettleAfter is the age at which an unsettled mark counts as left behind; 0 means 30 s.
 	SettleAfter time.Duration
+	// OrphanEvery is the period of the collection of orphans, and OrphanAge the age from which a shard that
+	// no record names counts as one; 0 means 24 hours each. OrphanEvery < 0: never.
+	OrphanEvery, OrphanAge time.Duration
 	// Pace, if not nil, is called before each register, and waits while requests need the drives.
 	Pace func(ctx context.Context) error
 }
@@ -107,10 +110,13 @@ func New(c Config) *Healer {
 	for _, d := range []struct {
 		at *time.Duration
 		by time.Duration
-	}{{&c.Every, 10 * time.Second}, {&c.Grace, time.Minute}, {&c.SettleAfter, 30 * time.Second}} {
+	}{{&c.Every, 10 * time.Second}, {&c.Grace, time.Minute}, {&c.SettleAfter, 30 * time.Second}, {&c.OrphanAge, 24 * time.Hour}} {
 		if *d.at <= 0 {
 			*d.at = d.by
 		}
+	}
+	if c.OrphanEvery == 0 {
+		c.OrphanEvery = 24 * time.Hour
 	}
 	return &Healer{c: c, wake: make(chan struct{}, 1), retry: make(map[string]*pause), since: make(map[erasure.DataID]time.Time)}
 }
@@ -119,6 +125,7 @@ func New(c Config) *Healer {
 func (h *Healer) Run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	orphans := h.c.Now().Add(h.c.OrphanEvery)
 	for {
 		select {
 		case <-ctx.Done():
@@ -128,6 +135,14 @@ func (h *Healer) Run(ctx context.Context) {
 		}
 		if err := h.Pass(ctx); err != nil && ctx.Err() == nil {
 			h.c.Logger.Warn("a repair pass ended early", "err", err)
+		}
+		if h.c.OrphanEvery > 0 && !h.c.Now().Before(orphans) {
+			if n, err := h.Orphans(ctx, h.c.OrphanAge); err != nil && ctx.Err() == nil {
+				h.c.Logger.Warn("the collection of orphans ended early", "err", err)
+			} else if n > 0 {
+				h.c.Logger.Info("shards that no record names were removed", "chunks", n)
+			}
+			orphans = h.c.Now().Add(h.c.OrphanEvery)
 		}
 		timer.Reset(h.c.Every)
 	}

@@ -375,3 +375,55 @@ func TestCrashBetweenAcceptAndDecision(t *testing.T) {
 		t.Fatalf("versions: %+v, %v", versions, err)
 	}
 }
+
+func TestOrphansAreRemovedAndNothingElse(t *testing.T) {
+	w := newWorld(t, object.Enabled)
+	ctx := context.Background()
+	w.put("k", 100)
+	w.put("k", 700<<10)
+	w.heal()
+	// A gateway died after the seal: inline shards that belong to k, and a later chunk that does too.
+	addr := metadata.Address{Kind: metadata.KindObject, Bucket: 1, Key: []byte("k")}
+	g := w.control.layout.Group(w.control.layout.PartitionOf(1, addr.Key))
+	body := []byte("never named")
+	dead := metadata.Data{ID: erasure.NewDataID(), Profile: erasure.Profile{Data: 2, Parity: 2}, Size: int64(len(body))}
+	rows, err := erasure.EncodeInline(dead.Profile, dead.ID, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pos, num := range g.Drives {
+		d, _ := w.Shards(num)
+		if err := d.SealShard(ctx, addr, &metadata.Seal{Data: dead, Index: uint8(pos), Inline: rows[pos]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := w.healer.Orphans(ctx, time.Hour); err != nil || n != 0 {
+		t.Fatalf("young orphans: %d, %v", n, err)
+	}
+	w.clock.pass(2 * time.Hour)
+	if n, err := w.healer.Orphans(ctx, time.Hour); err != nil || n != 1 {
+		t.Fatalf("old orphans: %d, %v", n, err)
+	}
+	for _, num := range g.Drives {
+		d, _ := w.Shards(num)
+		if _, err := d.InlineShard(ctx, dead.ID); !errs.Is(err, errs.NotFound) {
+			t.Errorf("drive %d still has the orphan: %v", num, err)
+		}
+	}
+	w.whole("k")
+	versions, err := w.store.ListVersions(ctx, "bkt", object.ListVersionsOptions{Limit: 10})
+	if err != nil || len(versions.Versions) != 2 {
+		t.Fatalf("versions: %+v, %v", versions, err)
+	}
+	for _, v := range versions.Versions {
+		obj, err := w.store.Get(ctx, "bkt", "k", object.GetOptions{VersionID: &v.VersionID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got bytes.Buffer
+		if _, err := obj.WriteTo(&got); err != nil || int64(got.Len()) != v.Size {
+			t.Errorf("version %s: %d bytes, %v", v.VersionID, got.Len(), err)
+		}
+		obj.Close()
+	}
+}
