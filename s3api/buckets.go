@@ -90,6 +90,13 @@ func (h *Handler) createBucket(c *call) (*response, error) {
 	if err != nil {
 		return nil, err
 	}
+	if lock {
+		for _, action := range []string{"s3:PutBucketObjectLockConfiguration", "s3:PutBucketVersioning"} {
+			if err := c.allow(action, c.bucket, "", ""); err != nil {
+				return nil, err
+			}
+		}
+	}
 	doc, err := c.readDocument(maxConfigBody)
 	if err != nil {
 		return nil, err

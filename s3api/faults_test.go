@@ -163,6 +163,17 @@ func TestDocumentsBeyondTheirBoundAreRefusedUnread(t *testing.T) {
 	if a := w.do("POST", "/bucket?delete", one, "Content-MD5", contentMD5("else")); a.code() != "BadDigest" {
 		t.Errorf("wrong digest: %d %s", a.StatusCode, a.body)
 	}
+	w.want(200, "POST", "/bucket/k?uploads", "")
+	part := "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>x</ETag></Part></CompleteMultipartUpload>"
+	for body, code := range map[string]string{part: "InvalidPart", "": "InvalidRequest", "<CompleteMultipartUpload/>": "MalformedXML", strings.ReplaceAll(part, ">1<", ">10001<"): "InvalidArgument"} {
+		target := "/bucket/k?uploadId=00000000000000000000000000000001"
+		if a := w.do("POST", target, body, "Content-MD5", contentMD5(body)); a.code() != code {
+			t.Errorf("complete by %q: %s, want %s", body, a.body, code)
+		}
+		if a := w.do("POST", target, body, "Content-MD5", contentMD5("else")); a.code() != "BadDigest" && body != "" {
+			t.Errorf("complete by %q with a wrong digest: %s", body, a.body)
+		}
+	}
 	for body, code := range map[string]string{
 		`<VersioningConfiguration/>`: "IllegalVersioningConfigurationException",
 		`<VersioningConfiguration><Status>On</Status></VersioningConfiguration>`:                                    "MalformedXML",

@@ -23,6 +23,11 @@ const (
 	metaPrefix         = "X-Amz-Meta-"
 )
 
+// postObject refuses forms: their signature and policy lie in the body.
+func (h *Handler) postObject(*call) (*response, error) {
+	return nil, fail("NotImplemented", "Uploads by POST form are not implemented.").with("Operation", "PostObject")
+}
+
 // systemHeaders are stored with an object and given back.
 var systemHeaders = []string{"Content-Type", "Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires"}
 
@@ -548,6 +553,13 @@ func (h *Handler) getObjectAttributes(c *call) (*response, error) {
 	}
 	version, err := c.query.versionID()
 	if err != nil {
+		return nil, err
+	}
+	read := "s3:GetObject" // beside GetObjectAttributes, as on AWS
+	if version != nil {
+		read = "s3:GetObjectVersion"
+	}
+	if err := c.allow(read, c.bucket, c.key, c.info.Owner); err != nil {
 		return nil, err
 	}
 	pageSize := min(limit, 1000)

@@ -35,7 +35,7 @@ type operation struct {
 	// authorizes by itself. versionAction replaces it when versionId is given.
 	action        string
 	versionAction string
-	// open rows are answered without authentication (CORS preflight).
+	// open rows are answered without authentication: CORS preflight, and forms, whose signature is in the body.
 	open    bool
 	handler func(*Handler, *call) (*response, error)
 }
@@ -173,7 +173,7 @@ var operations = []operation{
 	{name: "UploadPartCopy", method: "PUT", level: levelObject, query: []string{"partNumber", "uploadId"}, header: "x-amz-copy-source", headers: slices.Concat(sourceHeaders, []string{"x-amz-copy-source-range"}), action: "s3:PutObject", handler: (*Handler).uploadPartCopy},
 	{name: "WriteGetObjectResponse", method: "POST", level: levelBucket, header: "x-amz-request-route", action: "s3-object-lambda:WriteGetObjectResponse"},
 	// Not in the service model: what browsers send.
-	{name: "PostObject", method: "POST", level: levelBucket, header: "content-type=multipart/form-data", action: "s3:PutObject"},
+	{name: "PostObject", method: "POST", level: levelBucket, header: "content-type=multipart/form-data", open: true, handler: (*Handler).postObject},
 	{name: "Preflight", method: "OPTIONS", level: levelService, open: true, handler: (*Handler).preflight},
 	{name: "Preflight", method: "OPTIONS", level: levelBucket, open: true, handler: (*Handler).preflight},
 	{name: "Preflight", method: "OPTIONS", level: levelObject, open: true, handler: (*Handler).preflight},
@@ -192,7 +192,6 @@ var benignHeaders = set(
 var benignParams = set(
 	"x-id", "X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders",
 	"X-Amz-Signature", "X-Amz-Security-Token", "X-Amz-Content-Sha256",
-	"AWSAccessKeyId", "Signature", "Expires", "x-amz-security-token",
 )
 
 func set(names ...string) map[string]bool {

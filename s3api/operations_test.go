@@ -185,6 +185,13 @@ func TestNothingIsAcceptedAndIgnored(t *testing.T) {
 	}
 }
 
+func TestFormsAreNotImplemented(t *testing.T) {
+	w := newWorld(t)
+	if a := w.send(w.request("POST", "/bucket", "x", "Content-Type", "multipart/form-data; boundary=b")); a.StatusCode != 501 || a.code() != "NotImplemented" {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+}
+
 func TestMethodsThatNoRowHas(t *testing.T) {
 	w := newWorld(t)
 	for _, c := range []struct{ method, target, kind string }{

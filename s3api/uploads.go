@@ -186,8 +186,17 @@ func (h *Handler) completeMultipartUpload(c *call) (*response, error) {
 	if o.Checksum, err = c.objectChecksum(); err != nil {
 		return nil, err
 	}
+	var d digests // of the document; the checksum headers are about the object
+	if v, ok := c.r.Header["Content-Md5"]; ok {
+		if d.md5, err = parseMD5(v[0]); err != nil {
+			return nil, err
+		}
+	}
 	doc, err := c.readPlain(maxCompleteBody)
 	if err != nil {
+		return nil, err
+	}
+	if err := d.verifyBytes(c, []byte(doc)); err != nil {
 		return nil, err
 	}
 	if strings.TrimSpace(doc) == "" {
