@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ostraka/ostraka/erasure"
@@ -412,6 +413,15 @@ func (s *Store) inlineBody(ctx context.Context, g placement.Group, addr metadata
 // fetchInline asks the drives for the rows that got lacks.
 func (s *Store) fetchInline(ctx context.Context, g placement.Group, addr metadata.Address, d *metadata.Data, positions []int, got [][]byte) error {
 	bad := make([]error, len(positions))
+	// Once enough rows are here, nobody waits for a drive that is slow.
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
+	var good atomic.Int32
+	for _, row := range got {
+		if row != nil {
+			good.Add(1)
+		}
+	}
 	each(len(positions), len(positions), func(j int) {
 		if got[j] != nil {
 			return
@@ -435,6 +445,9 @@ func (s *Store) fetchInline(ctx context.Context, g placement.Group, addr metadat
 			return
 		}
 		got[j] = row
+		if int(good.Add(1)) == int(d.Profile.Data) {
+			enough()
+		}
 	})
 	se := &erasure.ShardsError{Err: errors.Join(bad...)}
 	n := 0

@@ -41,6 +41,9 @@ type chunkShards struct {
 
 type laterChunk struct{ chunkShards }
 
+// sealTimeout bounds how long a drive may take to make a shard of a chunk durable.
+const sealTimeout = time.Minute
+
 // drive returns the number of the drive of shard j.
 func (c *chunkShards) drive(j int) uint16 { return c.group.Drives[c.places[j]] }
 
@@ -196,6 +199,8 @@ func (w *written) open(ctx context.Context, g placement.Group, index uint32, siz
 		if !ok {
 			return
 		}
+		ctx, cancel := context.WithTimeout(ctx, w.s.c.CallTimeout) // of the call, not of the writer
+		defer cancel()
 		sw, err := d.CreateShard(ctx, disk.ShardSpec{ID: erasure.ShardID{Data: w.data.ID, Chunk: index, Index: uint8(j)},
 			FileSize: fileSize, Owner: owner})
 		if err != nil {
@@ -253,6 +258,8 @@ func (w *written) flush(ctx context.Context, c *chunkShards) {
 			return
 		}
 		if d, ok := w.s.drives.Shards(c.drive(j)); ok {
+			ctx, cancel := context.WithTimeout(ctx, sealTimeout)
+			defer cancel()
 			if err := d.SealChunk(ctx, w.data.ID, c.index); err != nil {
 				w.s.log.Debug("a shard could not be sealed ahead", "drive", c.drive(j), "data", w.data.ID, "error", err)
 			}
@@ -275,6 +282,8 @@ func (w *written) pin(ctx context.Context, p *place, b metadata.Ballot) error {
 		if !ok {
 			return
 		}
+		ctx, cancel := context.WithTimeout(ctx, sealTimeout)
+		defer cancel()
 		r, err := d.Pin(ctx, &metadata.PinRequest{
 			Header: metadata.Header{Drive: num, Partition: c.group.Partition, Epoch: c.group.Epoch, BucketEpoch: p.bucket.Epoch},
 			Data:   w.data.ID, Chunk: c.index, Ballot: b})
