@@ -16,9 +16,12 @@
 //	read by quorum → bring rows up → for every version's data, every chunk, every position:
 //	there and right? else rebuild what is missing, seal, read back → remove what is dead → clear the lists
 //
+// Once a day, shards that no record names and that are older than a day are judged by a fenced round on
+// their register, and removed if nothing can come to refer to them (Orphans).
+//
 // Registers with the least redundancy left come first. A register that could not be tended fully
 // (drives are away, too few shards) keeps its rows, and waits with growing pauses.
 //
 // Invariants: a repair row is cleared only after what it names was read back and verified; nothing is
-// deleted because it could not be found; at most Config.Concurrency registers are tended at a time.
+// deleted merely because nobody was found who wants it; at most Config.Concurrency registers are tended at a time.
 package heal
