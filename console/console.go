@@ -85,7 +85,9 @@ func New(c Config) *Handler {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	h := &Handler{Config: c, mux: http.NewServeMux()}
-	h.mux.HandleFunc("GET /-/live", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, map[string]string{"status": "live"}) })
+	h.mux.HandleFunc("GET /-/live", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, map[string]string{"status": "live"})
+	})
 	h.mux.HandleFunc("GET /-/ready", h.ready)
 	h.mux.Handle("GET /-/metrics", c.Metrics)
 	h.mux.HandleFunc("GET /-/admin/v1/status", h.admin(h.status))

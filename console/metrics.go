@@ -92,7 +92,9 @@ type snapshot struct {
 }
 
 func newSnapshot(src Sources) *snapshot {
-	d := func(name, help string, labels ...string) *prometheus.Desc { return prometheus.NewDesc(name, help, labels, nil) }
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
 	return &snapshot{
 		src:      src,
 		build:    d("ostraka_build_info", "1, with the version.", "version"),

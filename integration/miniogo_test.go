@@ -102,7 +102,7 @@ func TestClientMinioGo(t *testing.T) {
 	if len(worst) < 60 {
 		t.Errorf("only %d cases reported; the suite ended early: %v\n%s", len(worst), runErr, tailOf(stderr.String()))
 	}
-	t.Log(fmt.Sprintf("minio-go: %d pass, %d fail, %d not applicable, %d of them listed", count["PASS"], count["FAIL"], count["NA"], len(list)))
+	t.Logf("minio-go: %d pass, %d fail, %d not applicable; %d are listed as not yet applicable", count["PASS"], count["FAIL"], count["NA"], len(list))
 }
 
 func tailOf(s string) string {

@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -186,13 +184,3 @@ func allKeys(ctx context.Context, c *s3.Client, bucket, prefix string) (map[stri
 	}
 	return found, nil
 }
-
-// within bounds one request of a test.
-func within(t testing.TB, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// oneOf picks an element.
-func oneOf[T any](r *rand.Rand, list ...T) T { return list[r.IntN(len(list))] }

@@ -25,7 +25,8 @@ type Package struct {
 }
 
 // Rule is one row of the import table: a package may import the packages of its own row, those
-// that May names, and anything outside of this module that Forbidden does not name.
+// that May names, and anything outside of this module that Forbidden does not name. Its tests may
+// import every earlier row, but for those of a row that may import nothing.
 type Rule struct {
 	Dir    string   // first element of the path below the module
 	May    []string // other Dirs
@@ -60,20 +61,36 @@ var Forbidden = []struct{ Prefix, Reason string }{
 	{"github.com/minio/console", "AGPL"},
 }
 
-// Check returns one line for each violation, sorted.
+// Check returns one line for each violation, sorted. Variants of packages that `go list -test`
+// makes for tests, named "path [path.test]", repeat what the package itself says and are passed over.
 func Check(pkgs []Package) []string {
-	rules := map[string]map[string]bool{}
+	rules, tests := map[string]map[string]bool{}, map[string]map[string]bool{}
 	reasons := map[string]string{}
+	var earlier []string
 	for _, r := range Table {
-		rules[r.Dir] = map[string]bool{r.Dir: true}
+		rules[r.Dir], tests[r.Dir] = map[string]bool{r.Dir: true}, map[string]bool{r.Dir: true}
 		reasons[r.Dir] = r.Reason
 		for _, m := range r.May {
 			rules[r.Dir][m] = true
 		}
+		for _, e := range earlier {
+			tests[r.Dir][e] = len(r.May) > 0
+		}
+		earlier = append(earlier, r.Dir)
 	}
 	var bad []string
+	imports := func(p Package, dir, what string, list []string, may map[string]bool) {
+		for _, imp := range list {
+			if why := forbidden(imp); why != "" {
+				bad = append(bad, fmt.Sprintf("%s%s imports %s, which must not be linked: %s", p.ImportPath, what, imp, why))
+			}
+			if to, ours := within(imp); ours && !may[to] {
+				bad = append(bad, fmt.Sprintf("%s%s imports %s; %s may not import %s: %s", p.ImportPath, what, imp, dir, to, reasons[dir]))
+			}
+		}
+	}
 	for _, p := range pkgs {
-		if p.Standard {
+		if p.Standard || strings.Contains(p.ImportPath, " ") {
 			continue
 		}
 		if why := forbidden(p.ImportPath); why != "" {
@@ -88,14 +105,9 @@ func Check(pkgs []Package) []string {
 			bad = append(bad, fmt.Sprintf("%s has no row in the import table of internal/lint", p.ImportPath))
 			continue
 		}
-		for _, imp := range append(append(append([]string(nil), p.Imports...), p.TestImports...), p.XTestImports...) {
-			if why := forbidden(imp); why != "" {
-				bad = append(bad, fmt.Sprintf("%s imports %s, which must not be linked: %s", p.ImportPath, imp, why))
-			}
-			if to, ours := within(imp); ours && !may[to] {
-				bad = append(bad, fmt.Sprintf("%s imports %s; %s may not import %s: %s", p.ImportPath, imp, dir, to, reasons[dir]))
-			}
-		}
+		imports(p, dir, "", p.Imports, may)
+		imports(p, dir, " (test)", p.TestImports, tests[dir])
+		imports(p, dir, " (test)", p.XTestImports, tests[dir])
 	}
 	sort.Strings(bad)
 	return bad
@@ -107,8 +119,6 @@ func within(path string) (dir string, ours bool) {
 	if !ok {
 		return "", false
 	}
-	// Variants of packages that `go list -test` makes are named "path [path.test]".
-	rest, _, _ = strings.Cut(rest, " ")
 	dir, _, _ = strings.Cut(rest, "/")
 	return dir, true
 }
