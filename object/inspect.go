@@ -3,6 +3,7 @@ package object
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/ostraka/ostraka/erasure"
@@ -12,7 +13,7 @@ import (
 )
 
 // Inspect says where the rows and the shards of the current version are and how they stand. With
-// verify, every shard is read. At most maxInspected chunks are looked at.
+// verify, every shard is read, and the repair of what is missing or damaged is asked for. At most maxInspected chunks are looked at.
 func (s *Store) Inspect(ctx context.Context, bucket, key string, verify bool) (*Inspection, error) {
 	const op = "Inspect"
 	p, err := s.locate(ctx, op, bucket, key, false)
@@ -52,7 +53,11 @@ func (s *Store) Inspect(ctx context.Context, bucket, key string, verify bool) (*
 			if chunks++; chunks > maxInspected {
 				return in, nil
 			}
-			in.Shards = append(in.Shards, s.shardPlaces(ctx, p, b.part, b.data, i, verify)...)
+			places := s.shardPlaces(ctx, p, b.part, b.data, i, verify)
+			in.Shards = append(in.Shards, places...)
+			if verify && slices.ContainsFunc(places, func(x ShardPlace) bool { return x.Status == ShardMissing || x.Status == ShardCorrupt }) {
+				s.askRepair(p.group, b.addr) // a read would meet only the data shards
+			}
 		}
 	}
 	return in, nil
