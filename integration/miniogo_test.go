@@ -71,6 +71,7 @@ func TestClientMinioGo(t *testing.T) {
 	}
 	s := start(t, 4)
 	cmd := exec.CommandContext(ctx, suite)
+	cmd.Dir = t.TempDir() // it leaves files behind
 	cmd.Env = append(os.Environ(), "SERVER_ENDPOINT="+s.addr, "ACCESS_KEY="+accessKey, "SECRET_KEY="+secretKey, "ENABLE_HTTPS=0", "ENABLE_KMS=0",
 		"MINT_MODE=full", "RUN_ON_FAIL=1")
 	var stdout, stderr bytes.Buffer
