@@ -80,7 +80,7 @@ integration: build ## the same at full length: 1 GiB and 5 GiB objects, 10,000 p
 .PHONY: bench
 bench: build ## stage benchmarks, then server CPU per operation and its ratio to the floor of this machine
 	go test -run '^$$' -bench . -benchtime 200ms $(UNIT)
-	go run ./integration/bench -ostraka $(CURDIR)/bin/ostraka $(BENCH)
+	go run ./integration/bench -ostraka $(CURDIR)/bin/ostraka -- $(BENCH)
 
 .PHONY: clean
 clean: ## remove what was built (not ./data)
