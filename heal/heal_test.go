@@ -3,6 +3,7 @@ package heal
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -52,6 +53,7 @@ func (c *clock) pass(d time.Duration) {
 
 type world struct {
 	t       *testing.T
+	fs      *vfs.MemFS
 	set     *node.Set
 	down    []atomic.Bool
 	control *control
@@ -75,7 +77,7 @@ func newWorld(t *testing.T, versioning object.Versioning) *world {
 	t.Helper()
 	ctx := context.Background()
 	fs := vfs.NewMem()
-	w := &world{t: t}
+	w := &world{t: t, fs: fs}
 	w.clock.at = time.Unix(1_800_000_000, 0)
 	var paths []string
 	for i := range 4 {
@@ -425,5 +427,96 @@ func TestOrphansAreRemovedAndNothingElse(t *testing.T) {
 			t.Errorf("version %s: %d bytes, %v", v.VersionID, got.Len(), err)
 		}
 		obj.Close()
+	}
+}
+
+// flip changes one byte of a shard file.
+func (w *world) flip(num uint16, id erasure.ShardID, off int64) {
+	w.t.Helper()
+	for _, p := range w.set.Status() {
+		if p.Num != num {
+			continue
+		}
+		name := w.fs.PathJoin(p.Path, "shards", id.Data.String()[:2], fmt.Sprintf("%s.%d.%d", id.Data, id.Chunk, id.Index))
+		f, err := w.fs.OpenReadWrite(name, vfs.WriteCategoryUnspecified)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		var b [1]byte
+		if _, err = f.ReadAt(b[:], off); err == nil {
+			b[0] ^= 0x40
+			_, err = f.WriteAt(b[:], off)
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			w.t.Fatal(err)
+		}
+		return
+	}
+	w.t.Fatalf("no drive %d", num)
+}
+
+// Damage in more shards than parity can replace, but never in more of one stripe: the object can be
+// read, and a repair must not end that.
+func TestDamageInEveryShardIsRepairedStripeByStripe(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		away   bool // two drives are away: nothing can be repaired, and nothing may be destroyed
+		shards int
+	}{{"all here", false, 4}, {"three of four", false, 3}, {"two away", true, 2}} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t, object.Unversioned)
+			ctx := context.Background()
+			old := w.store
+			w.store = object.New(object.Config{Control: w.control, Drives: w, Meta: w.meta, Now: w.clock.now, CacheBytes: -1})
+			defer func() { w.store = old }()
+			defer func(s *object.Store) {
+				if err := s.Close(ctx); err != nil {
+					t.Error(err)
+				}
+			}(w.store)
+			want := w.put("k", 8*erasure.BlockSize) // four stripes of two
+			in, err := w.store.Inspect(ctx, "bkt", "k", false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id, err := erasure.ParseDataID(in.DataID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range in.Shards {
+				if s.Index < tc.shards {
+					w.flip(s.Drive, erasure.ShardID{Data: id, Index: uint8(s.Index)}, 4096+int64(s.Index)*erasure.BlockSize+17)
+				} else if tc.away {
+					w.down[s.Drive].Store(true)
+				}
+			}
+			row := metadata.RepairRow{Address: metadata.Address{Kind: metadata.KindObject, Bucket: 1, Key: []byte("k")}, Positions: []uint8{0}}
+			for _, d := range w.healer.c.Local() {
+				row.Partition = w.control.layout.PartitionOf(1, []byte("k"))
+				if err := d.AddRepair(ctx, row); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.heal()
+			for i := range w.down {
+				w.down[i].Store(false)
+			}
+			read := func() {
+				t.Helper()
+				obj, err := w.store.Get(ctx, "bkt", "k", object.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer obj.Close()
+				var got bytes.Buffer
+				if _, err := obj.WriteTo(&got); err != nil || !bytes.Equal(got.Bytes(), want) {
+					t.Fatalf("%d bytes, %v", got.Len(), err)
+				}
+			}
+			read()
+			w.heal()
+			w.whole("k")
+			read()
+		})
 	}
 }

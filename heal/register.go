@@ -187,6 +187,8 @@ type shardState struct {
 	num   uint16
 	drive node.Drive // nil: away
 	good  bool
+	// damaged: it is there, and not right. Some of its blocks may be, and nowhere else.
+	damaged bool
 }
 
 // bad counts the shards that are not good on their drive.
@@ -222,6 +224,7 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 			s.good = true
 		case errs.Is(err, errs.Corrupt):
 			h.c.Logger.Warn("a damaged shard was found", "drive", s.num, "shard", c.Shard(j).String(), "err", err)
+			s.damaged = true
 			todo = append(todo, j)
 		case errs.Is(err, errs.NotFound):
 			todo = append(todo, j)
@@ -278,9 +281,65 @@ func (h *Healer) rebuildInline(ctx context.Context, a metadata.Address, d *metad
 	return errors.Join(fails...)
 }
 
-// rebuildFiles writes shard files anew. Each is complete and synced before its row says that it
-// is there.
+// rebuildFiles writes shard files anew. To write one in place of a damaged one destroys what is right in
+// that, so it is done only where the others are known to suffice: k good shards, or else, for one
+// shard at a time, a trial that read every stripe without it.
 func (h *Healer) rebuildFiles(ctx context.Context, a metadata.Address, d *metadata.Data, c erasure.Chunk, shards []shardState, todo []int) error {
+	var missing, damaged []int
+	for _, j := range todo {
+		if shards[j].damaged {
+			damaged = append(damaged, j)
+		} else {
+			missing = append(missing, j)
+		}
+	}
+	var fails []error
+	if len(missing) > 0 {
+		fails = append(fails, h.writeFiles(ctx, a, d, c, shards, missing))
+	}
+	for len(damaged) > 0 {
+		if countGood(shards) >= int(c.Profile.Data) {
+			fails = append(fails, h.writeFiles(ctx, a, d, c, shards, damaged))
+			break
+		}
+		j := damaged[0]
+		damaged = damaged[1:]
+		err := erasure.Rebuild(ctx, c, sources(c, shards), map[int]erasure.Sink{j: discard{}}, erasure.ReadOptions{Coders: h.c.Coders})
+		if err == nil {
+			err = h.writeFiles(ctx, a, d, c, shards, []int{j})
+		}
+		fails = append(fails, err)
+	}
+	return errors.Join(fails...)
+}
+
+func countGood(shards []shardState) (n int) {
+	for i := range shards {
+		if shards[i].good {
+			n++
+		}
+	}
+	return n
+}
+
+// discard is a sink for a trial.
+type discard struct{}
+
+func (discard) Write(context.Context, []byte) error { return nil }
+
+// sources opens what there is. Every block that is read from it is verified.
+func sources(c erasure.Chunk, shards []shardState) func(context.Context, int) (erasure.Source, error) {
+	return func(ctx context.Context, j int) (erasure.Source, error) {
+		if !shards[j].good && !shards[j].damaged {
+			return nil, errs.E("heal.open", errs.NotFound, "not a source")
+		}
+		return shards[j].drive.OpenShard(ctx, c.Shard(j))
+	}
+}
+
+// writeFiles replaces the shards of todo. Each is complete and synced before its row says that it
+// is there.
+func (h *Healer) writeFiles(ctx context.Context, a metadata.Address, d *metadata.Data, c erasure.Chunk, shards []shardState, todo []int) error {
 	sinks := map[int]erasure.Sink{}
 	aborts := map[int]func(){}
 	defer func() {
@@ -296,15 +355,10 @@ func (h *Healer) rebuildFiles(ctx context.Context, a metadata.Address, d *metada
 			fails = append(fails, err)
 			continue
 		}
+		shards[j].damaged = false
 		sinks[j], aborts[j] = w, func() { w.Abort() }
 	}
-	open := func(ctx context.Context, j int) (erasure.Source, error) {
-		if !shards[j].good {
-			return nil, errs.E("heal.open", errs.NotFound, "not a source")
-		}
-		return shards[j].drive.OpenShard(ctx, c.Shard(j))
-	}
-	err := erasure.Rebuild(ctx, c, open, sinks, erasure.ReadOptions{Coders: h.c.Coders})
+	err := erasure.Rebuild(ctx, c, sources(c, shards), sinks, erasure.ReadOptions{Coders: h.c.Coders})
 	var partly *erasure.RebuildError
 	if err != nil && !errors.As(err, &partly) {
 		return errors.Join(append(fails, err)...)
