@@ -26,12 +26,18 @@ type control struct {
 	object.Control
 	layout *placement.Layout
 	bucket object.Bucket
+	gone   bool // the bucket was deleted
 }
 
 func (c *control) Layout() *placement.Layout           { return c.layout }
 func (c *control) Bucket(string) (object.Bucket, bool) { return c.bucket, true }
-func (c *control) Buckets() []object.Bucket            { return []object.Bucket{c.bucket} }
-func (c *control) Refresh(context.Context) error       { return nil }
+func (c *control) Buckets() []object.Bucket {
+	if c.gone {
+		return nil
+	}
+	return []object.Bucket{c.bucket}
+}
+func (c *control) Refresh(context.Context) error { return nil }
 
 // clock is set by the test.
 type clock struct {
@@ -518,5 +524,99 @@ func TestDamageInEveryShardIsRepairedStripeByStripe(t *testing.T) {
 			w.whole("k")
 			read()
 		})
+	}
+}
+
+// A bucket may go before the grace of what its last objects let go of has passed.
+func TestDeletedBucketLeavesNoLargeBodies(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	ctx := context.Background()
+	w.put("k", 700<<10)
+	if _, err := w.store.Delete(ctx, "bkt", "k", object.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.control.gone = true
+	for range 4 {
+		w.heal()
+	}
+	for _, d := range w.healer.c.Local() {
+		rows, err := d.ShardRows(ctx, erasure.DataID{}, 0, 1000)
+		if err != nil || len(rows) != 0 {
+			t.Errorf("drive %d still has %d shards: %v", d.Num(), len(rows), err)
+		}
+	}
+	if n := w.repairs(); n != 0 {
+		t.Errorf("%d repair rows are left", n)
+	}
+}
+
+// lossy answers for the drives of a world, but takes no decision and cannot verify the shards of one drive.
+type lossy struct {
+	*world
+	num uint16
+}
+
+type lossyDrive struct {
+	node.Drive
+	unreadable bool
+}
+
+func (d lossyDrive) Decide(context.Context, []metadata.Decision) error {
+	return errs.E("test", errs.Drive, "lost")
+}
+
+func (d lossyDrive) VerifyShard(ctx context.Context, c erasure.Chunk, index int, throttle func(context.Context, int) error) error {
+	if d.unreadable {
+		return errs.E("test", errs.Drive, "cannot be read now")
+	}
+	return d.Drive.VerifyShard(ctx, c, index, throttle)
+}
+
+func (l lossy) Shards(num uint16) (node.Drive, bool) {
+	d, ok := l.world.Shards(num)
+	return lossyDrive{d, num == l.num}, ok
+}
+
+func (l lossy) Replica(num uint16) (metadata.Replica, bool) { return l.Shards(num) }
+
+// A register that was never settled is settled by a pass that could not verify all of its shards: the
+// pass after it must know.
+func TestSettlingDoesNotForgetWhatCouldNotBeVerified(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	ctx := context.Background()
+	with := func(r metadata.Replicas) {
+		if err := w.meta.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		c := w.meta.ClientConfig
+		c.Replicas = r
+		*w.meta = *metadata.NewClient(c) //nolint:govet // nobody uses it now
+	}
+	with(lossy{world: w})
+	w.put("k", 100<<10)
+	with(w)
+	in, err := w.store.Inspect(ctx, "bkt", "k", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := erasure.ParseDataID(in.DataID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	num := in.Shards[0].Drive
+	stranger := metadata.Address{Kind: metadata.KindObject, Bucket: 1, Key: []byte("stranger")}
+	d, _ := w.Shards(num)
+	if err := d.DeleteShard(ctx, stranger, id, 0, metadata.Ballot{Counter: ^uint64(0), Proposer: ^uint64(0)}); err != nil {
+		t.Fatal(err)
+	}
+	w.healer.c.Drives = lossy{w, num}
+	w.heal()
+	w.healer.c.Drives = w
+	for range 2 {
+		w.heal()
+	}
+	w.whole("k")
+	if n := w.repairs(); n != 0 {
+		t.Errorf("%d repair rows are left", n)
 	}
 }

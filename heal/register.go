@@ -31,12 +31,20 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 	if err != nil {
 		return failed, errs.Wrap(op, err)
 	}
-	if !ok {
-		// The bucket was deleted for good, under a fence that found it empty.
-		return whole, h.clear(ctx, t, g, nil, t.positions)
-	}
 	// The fence of a bucket does not hold up repair, which proposes nothing new.
 	read := metadata.ReadOptions{BucketEpoch: ^uint64(0)}
+	if !ok {
+		// The bucket was deleted for good, under a fence that found it empty. What its last objects let go
+		// of may still be on the drives.
+		view, err := h.c.Meta.Read(ctx, g, t.addr, read)
+		if err != nil {
+			return failed, errs.Wrap(op, err)
+		}
+		if done, err := h.remains(ctx, t.addr, view.State); err != nil || !done {
+			return blocked, err
+		}
+		return whole, h.clear(ctx, t, g, nil, t.positions)
+	}
 	view, err := h.c.Meta.Read(ctx, g, t.addr, read)
 	if err != nil {
 		return failed, errs.Wrap(op, err)
@@ -62,7 +70,12 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		}
 	}
 	// The rows come last, as this also settles the register: until then its mark must say that
-	// shards may be missing.
+	// shards may be missing. If some still are, a repair row says so from now on.
+	if bad.away+bad.damaged > 0 && len(t.repair) == 0 {
+		if err := h.keep(ctx, t, g); err != nil {
+			return failed, errs.Wrap(op, err)
+		}
+	}
 	if err := h.c.Meta.Resync(ctx, g, t.addr, here); err != nil {
 		return failed, errs.Wrap(op, err)
 	}
@@ -81,6 +94,30 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		return blocked, nil
 	}
 	return whole, h.clear(ctx, t, g, again, done)
+}
+
+// keep leaves a repair row for the register on the members that are here.
+func (h *Healer) keep(ctx context.Context, t *task, g placement.Group) error {
+	row := metadata.RepairRow{Address: t.addr, Partition: g.Partition}
+	for pos := range g.Drives {
+		row.Positions = append(row.Positions, uint8(pos))
+	}
+	var fails []error
+	for _, num := range g.Drives {
+		d, ok := h.c.Drives.Shards(num)
+		if !ok {
+			continue
+		}
+		if err := d.AddRepair(ctx, row); err != nil {
+			fails = append(fails, err)
+			continue
+		}
+		t.repair = append(t.repair, num)
+	}
+	if len(t.repair) > 0 {
+		return nil
+	}
+	return errors.Join(append(fails, errs.E("heal.keep", errs.Unavailable, "no drive kept a repair row"))...)
 }
 
 func sameState(a, b *metadata.View) bool {
