@@ -74,7 +74,14 @@ func noStall(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = &movingBody{ReadCloser: r.Body, move: deadline{set: rc.SetReadDeadline}}
+			// In a copy of the request: net/http knows by the type of its own one's body how much of what
+			// a handler left unread it may still take, and that the client waits for 100 Continue. It
+			// takes that before the answer is sent, so the deadline holds from here on, read or not.
+			b := &movingBody{ReadCloser: r.Body, move: deadline{set: rc.SetReadDeadline}}
+			b.move.progress()
+			inner := *r
+			inner.Body = b
+			r = &inner
 		}
 		m := &movingWriter{ResponseWriter: w, move: deadline{set: rc.SetWriteDeadline}}
 		// The deadline outlives a request on the connection: it is set anew for what is written
