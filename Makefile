@@ -10,7 +10,7 @@ UNIT     = $(shell go list ./... 2>/dev/null | grep -v '/integration')
 # The race detector needs cgo and a C compiler.
 RACE    := $(shell command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 && echo -race)
 TIME    ?= 10s
-SEEDS   ?=
+SEEDS   ?= 1000000
 DATA    ?= data
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -45,15 +45,12 @@ race: ## unit tests under the race detector (without it where there is no C comp
 	go test -short $(RACE) $(UNIT)
 
 .PHONY: sim-short
-sim-short: ## the simulations with few seeds, as in CI
-	go test $(RACE) -count=1 -run '$(SIM)' $(SIMPKG)
+sim-short: ## the register's simulation over a slice of schedules, and its mutations, as in CI
+	go test $(RACE) -count=1 -run '^TestSim' ./metadata
 
 .PHONY: sim
-sim: ## the simulations at length; SEEDS=n and TIME=5m choose how long
-	$(if $(SEEDS),OSTRAKA_SIM_SEEDS=$(SEEDS)) go test -count=1 -timeout 0 -run '$(SIM)' $(SIMPKG)
-
-SIM    := Sim|Simulation|Schedules|Linearizable|Mutation
-SIMPKG := ./metadata/... ./cluster/... ./object/...
+sim: ## the register's simulation at length: SEEDS schedules (default a million)
+	go test -count=1 -timeout 0 -v -run '^TestSim$$' ./metadata -args -seeds $(SEEDS)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for TIME each (default 10s)
