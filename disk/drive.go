@@ -368,7 +368,7 @@ func (d *Drive) setFault(f *Fault) bool {
 	if !d.fault.CompareAndSwap(nil, f) {
 		return false
 	}
-	if d.store != nil {
+	if d.store != nil && !(f.Corrupt && d.store.opening.Load()) { // see openPebble
 		d.store.guard.Trip(d.faultError())
 	}
 	d.log.Error("drive is out of service", "reason", f.Reason, "retired", f.Corrupt, "cause", f.Err)

@@ -138,6 +138,9 @@ func (s *store) open(ctx context.Context, dir string, o *Options, create bool) (
 	return s.openPebble(ctx, dir, opts)
 }
 
+// openPebble opens Pebble. Compactions and statistics start while it opens. Were it made to fail then,
+// it would take the file cache away under them, and they end the process: so damage that they meet
+// does not trip the guard before Pebble is open, and can be closed, which waits for them.
 func (s *store) openPebble(ctx context.Context, dir string, opts *pebble.Options) error {
 	type result struct {
 		db  *pebble.DB
@@ -173,8 +176,8 @@ func (s *store) openPebble(ctx context.Context, dir string, opts *pebble.Options
 		err = errors.New("the record store failed to open")
 	}
 	s.opening.Store(false)
-	if err == nil && s.guard.Tripped() != nil {
-		err = errors.Join(s.guard.Tripped(), s.db.Close())
+	if err == nil && (s.guard.Tripped() != nil || s.ev.fault() != nil) {
+		err = errors.Join(s.guard.Tripped(), s.ev.fault(), s.db.Close())
 	}
 	return err
 }
@@ -183,7 +186,9 @@ func (s *store) openPebble(ctx context.Context, dir string, opts *pebble.Options
 func (s *store) backgroundError(dir string, err error) {
 	if pebble.IsCorruptionError(err) {
 		s.ev.corrupt("compaction", err)
-	} else if s.guard.Tripped() == nil {
+		return
+	}
+	if s.guard.Tripped() == nil {
 		s.ev.writeFailed("background work", dir, err)
 	}
 	if s.opening.Load() {
