@@ -553,12 +553,26 @@ func TestDeletedBucketLeavesNoLargeBodies(t *testing.T) {
 // lossy answers for the drives of a world, but takes no decision and cannot verify the shards of one drive.
 type lossy struct {
 	*world
-	num uint16
+	num    uint16
+	refuse map[uint16]bool // drives that accept nothing, and say so once all others have accepted
+	others *sync.WaitGroup // these others
 }
 
 type lossyDrive struct {
 	node.Drive
-	unreadable bool
+	unreadable, refuses bool
+	others              *sync.WaitGroup
+}
+
+func (d lossyDrive) Accept(ctx context.Context, m *metadata.AcceptRequest) (*metadata.AcceptReply, error) {
+	if d.refuses {
+		d.others.Wait()
+		return nil, errs.E("test", errs.Drive, "lost")
+	}
+	if d.others != nil {
+		defer d.others.Done()
+	}
+	return d.Drive.Accept(ctx, m)
 }
 
 func (d lossyDrive) Decide(context.Context, []metadata.Decision) error {
@@ -574,27 +588,30 @@ func (d lossyDrive) VerifyShard(ctx context.Context, c erasure.Chunk, index int,
 
 func (l lossy) Shards(num uint16) (node.Drive, bool) {
 	d, ok := l.world.Shards(num)
-	return lossyDrive{d, num == l.num}, ok
+	return lossyDrive{d, num == l.num, l.refuse[num], l.others}, ok
 }
 
 func (l lossy) Replica(num uint16) (metadata.Replica, bool) { return l.Shards(num) }
+
+// with makes the client use other replicas.
+func (w *world) with(r metadata.Replicas) {
+	w.t.Helper()
+	if err := w.meta.Close(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+	c := w.meta.ClientConfig
+	c.Replicas = r
+	*w.meta = *metadata.NewClient(c) //nolint:govet // nobody uses it now
+}
 
 // A register that was never settled is settled by a pass that could not verify all of its shards: the
 // pass after it must know.
 func TestSettlingDoesNotForgetWhatCouldNotBeVerified(t *testing.T) {
 	w := newWorld(t, object.Unversioned)
 	ctx := context.Background()
-	with := func(r metadata.Replicas) {
-		if err := w.meta.Close(ctx); err != nil {
-			t.Fatal(err)
-		}
-		c := w.meta.ClientConfig
-		c.Replicas = r
-		*w.meta = *metadata.NewClient(c) //nolint:govet // nobody uses it now
-	}
-	with(lossy{world: w})
+	w.with(lossy{world: w})
 	w.put("k", 100<<10)
-	with(w)
+	w.with(w)
 	in, err := w.store.Inspect(ctx, "bkt", "k", false)
 	if err != nil {
 		t.Fatal(err)
@@ -609,9 +626,94 @@ func TestSettlingDoesNotForgetWhatCouldNotBeVerified(t *testing.T) {
 	if err := d.DeleteShard(ctx, stranger, id, 0, metadata.Ballot{Counter: ^uint64(0), Proposer: ^uint64(0)}); err != nil {
 		t.Fatal(err)
 	}
-	w.healer.c.Drives = lossy{w, num}
+	w.healer.c.Drives = lossy{world: w, num: num}
 	w.heal()
 	w.healer.c.Drives = w
+	for range 2 {
+		w.heal()
+	}
+	w.whole("k")
+	if n := w.repairs(); n != 0 {
+		t.Errorf("%d repair rows are left", n)
+	}
+}
+
+// A reader that finishes what a writer left undecided knows nothing of the writer's shards.
+func TestReadersSettleNothing(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	ctx := context.Background()
+	var others sync.WaitGroup
+	others.Add(2)
+	w.with(lossy{world: w, refuse: map[uint16]bool{1: true, 2: true}, others: &others})
+	body := make([]byte, 100<<10)
+	if _, err := w.store.Put(ctx, "bkt", "k", bytes.NewReader(body), object.PutOptions{Size: int64(len(body))}); !errs.Is(err, errs.Unknown) {
+		t.Fatalf("put with two accepts: %v", err)
+	}
+	w.with(w)
+	in, err := w.store.Inspect(ctx, "bkt", "k", false) // resolves
+	for try := 0; err != nil && try < 100; try++ {     // a read of the two others finds nothing, which is as right
+		in, err = w.store.Inspect(ctx, "bkt", "k", false)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := erasure.ParseDataID(in.DataID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger := metadata.Address{Kind: metadata.KindObject, Bucket: 1, Key: []byte("stranger")}
+	d, _ := w.Shards(in.Shards[3].Drive)
+	if err := d.DeleteShard(ctx, stranger, id, 0, metadata.Ballot{Counter: ^uint64(0), Proposer: ^uint64(0)}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		w.heal()
+	}
+	w.whole("k")
+	for _, d := range w.healer.c.Local() {
+		if left, err := d.Unsettled(ctx, nil, 1000); err != nil || len(left) != 0 {
+			t.Errorf("drive %d: unsettled %v, %v", d.Num(), left, err)
+		}
+	}
+}
+
+// unpinned loses the later chunks on one drive.
+type unpinned struct {
+	*world
+	num uint16
+}
+
+type unpinnedDrive struct{ node.Drive }
+
+func (d unpinnedDrive) Pin(context.Context, *metadata.PinRequest) (*metadata.PinReply, error) {
+	return nil, errs.E("test", errs.Timeout, "slow")
+}
+
+func (d unpinnedDrive) SealChunk(context.Context, erasure.DataID, uint32) error {
+	return errs.E("test", errs.Timeout, "slow")
+}
+
+func (u unpinned) Shards(num uint16) (node.Drive, bool) {
+	d, ok := u.world.Shards(num)
+	if ok && num == u.num {
+		d = unpinnedDrive{d}
+	}
+	return d, ok
+}
+
+// A drive that takes the record and chunk 0, and loses a later chunk, gets it from a repair.
+func TestLaterChunksThatWereNotPinnedAreRepaired(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	ctx := context.Background()
+	s := object.New(object.Config{Control: w.control, Drives: unpinned{w, 2}, Meta: w.meta, Now: w.clock.now, InlineLimit: 4 << 10,
+		ChunkSize: 256 << 10, CacheBytes: -1})
+	body := make([]byte, 700<<10)
+	if _, err := s.Put(ctx, "bkt", "k", bytes.NewReader(body), object.PutOptions{Size: int64(len(body))}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(ctx); err != nil { // lets go of what was not sealed
+		t.Fatal(err)
+	}
 	for range 2 {
 		w.heal()
 	}

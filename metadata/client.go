@@ -212,10 +212,14 @@ func (d *decider) add(m Decision) *pending {
 }
 
 // settle completes a decision: in the queue if it still waits there, else with another one. Who is
-// missing becomes a repair row, so the unsettled mark can go in any case.
-func (d *decider) settle(p *pending, missing []uint8) {
+// missing becomes a repair row, so the unsettled mark can go in any case, if settled says that all who
+// may lack something are known.
+func (d *decider) settle(p *pending, missing []uint8, settled bool) {
+	if !settled && len(missing) == 0 {
+		return
+	}
 	d.mu.Lock()
-	p.d.Missing, p.d.Settled = missing, true
+	p.d.Missing, p.d.Settled = missing, settled
 	again := p.sent
 	m := p.d
 	d.mu.Unlock()

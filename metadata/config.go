@@ -79,6 +79,10 @@ type Operation struct {
 	// Pin is called for each ballot after the promises and before Accept, and returns nil once
 	// the shard quorum of every later chunk is pinned under b. nil: nothing to pin.
 	Pin func(ctx context.Context, b Ballot) error
+	// Lacking reports, once the state is chosen, that shards which the register does not seal may be
+	// missing: then every position is reported as missing, which makes durable repair rows. It may be
+	// called from another goroutine. nil: nothing is lacking.
+	Lacking func() bool
 	// Apply computes the change from the base, which is nil when the register is absent, and the
 	// version rows named by Query. It must be pure, must not modify its arguments, and may run
 	// several times. An error ends the operation and is returned as it is, after base was made

@@ -509,13 +509,19 @@ func (p *proposer) surrender(cause error) {
 // missing lists the positions that lack row or shard as far as is known. It is asked for once the
 // state is chosen and the drives were heard or given up.
 func (p *proposer) missing() (list []uint8) {
+	lacking := p.op != nil && p.op.Lacking != nil && p.op.Lacking()
 	for pos, ok := range p.acks {
-		if !ok || !p.identity && p.seal(pos) != nil && !p.have[pos] {
+		if !ok || lacking || p.seal(pos) != nil && !p.have[pos] {
 			list = append(list, uint8(pos))
 		}
 	}
 	return list
 }
+
+// settles reports whether the proposer knows which shards of the state are durable where. Who only
+// made sure of a state that somebody else proposed does not: its unsettled marks stay, until a repair has
+// looked.
+func (p *proposer) settles() bool { return p.op != nil && p.outcome == nil }
 
 // topRow is the outcome of a quorum read.
 type topRow struct {

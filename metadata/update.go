@@ -314,7 +314,7 @@ func (r *round) settle(cancel context.CancelFunc) {
 		missing := p.missing()
 		for pos, q := range queued {
 			if q != nil {
-				r.c.decider(r.g.Drives[pos]).settle(q, missing)
+				r.c.decider(r.g.Drives[pos]).settle(q, missing, p.settles())
 			}
 		}
 	}

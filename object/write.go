@@ -28,6 +28,8 @@ type written struct {
 	need  int              // shard quorum among seals
 	later []laterChunk     // chunks 1, 2, …
 	first chunkShards
+
+	unpinned atomic.Bool // a shard of a later chunk is not known to be durable
 }
 
 // chunkShards are the writers of one chunk, by shard index; nil where there is none.
@@ -270,16 +272,19 @@ func (w *written) flush(ctx context.Context, c *chunkShards) {
 // pin holds the shards of every later chunk under ballot b, and succeeds with the shard quorum of each.
 func (w *written) pin(ctx context.Context, p *place, b metadata.Ballot) error {
 	have := make([]atomic.Int32, len(w.later))
+	w.unpinned.Store(false)
 	var hint sync.Map
 	n := w.data.Profile.N()
 	each(len(w.later)*n, drivesAtOnce, func(i int) {
 		c, j := &w.later[i/n], i%n
 		if c.writers[j] == nil {
+			w.unpinned.Store(true)
 			return
 		}
 		num := c.drive(j)
 		d, ok := w.s.drives.Shards(num)
 		if !ok {
+			w.unpinned.Store(true)
 			return
 		}
 		ctx, cancel := context.WithTimeout(ctx, sealTimeout)
@@ -291,6 +296,7 @@ func (w *written) pin(ctx context.Context, p *place, b metadata.Ballot) error {
 			have[i/n].Add(1)
 			return
 		}
+		w.unpinned.Store(true)
 		hint.Store(i/n, err)
 	})
 	for i := range w.later {
@@ -304,37 +310,22 @@ func (w *written) pin(ctx context.Context, p *place, b metadata.Ballot) error {
 	return nil
 }
 
-// missing lists the repairs that a committed body wants in its later chunks: those of chunk 0 are
-// noticed by the register.
-func (w *written) missing() bool {
-	for i := range w.later {
-		for _, sw := range w.later[i].writers {
-			if sw == nil {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // operation is the part of a commit that names the body.
 func (w *written) operation(p *place) metadata.Operation {
 	o := metadata.Operation{ID: newOpID(), Seals: w.seals, Need: w.need}
 	if len(w.later) > 0 {
 		o.Pin = func(ctx context.Context, b metadata.Ballot) error { return w.pin(ctx, p, b) }
+		o.Lacking = w.unpinned.Load
 	}
 	return o
 }
 
 // commit runs update for a body and takes care of the body after it: a failure that is certain takes
-// the body away, a success asks for the repair of what the streams lost.
+// the body away. What the streams lost the register notes, durably, as it settles.
 func (w *written) commit(ctx context.Context, op string, p *place, d decide) (*metadata.View, error) {
 	v, err := w.s.update(ctx, op, p, w.addr, w.operation(p), d)
 	switch {
 	case err == nil:
-		if w.missing() {
-			w.s.askRepair(p.group, w.addr)
-		}
 		w.s.release(w)
 		return v, nil
 	case uncertain(err):
