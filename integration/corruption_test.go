@@ -375,6 +375,8 @@ func history(t *testing.T, killed bool, stream uint64) (*server, *held) {
 	h.hold(s, "overwritten", rng)
 	h.hold(s, "deleted", rng)
 	s.waitHealed(slices.Sorted(maps.Keys(h.bodies)), time.Minute)
+	s.stop(30 * time.Second)
+	s.start() // what was in the log becomes tables: both are there to be damaged
 	s.takeDrive(3)
 	s.waitOnline(3)
 	h.hold(s, "overwritten", rng)
