@@ -266,7 +266,6 @@ type hungSink struct {
 	memSink
 	at      int
 	release chan struct{}
-	seen    []byte // p as it is when the Write returns
 }
 
 func (s *hungSink) Write(ctx context.Context, p []byte) error {

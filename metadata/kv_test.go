@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sort"
 	"sync"
@@ -186,10 +185,4 @@ func (m *memShards) remove(id erasure.DataID, chunk uint32) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.shards, pinName(id, chunk))
-}
-
-func (m *memShards) ids() []string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Sorted(maps.Keys(m.shards))
 }

@@ -89,7 +89,6 @@ type proc struct {
 	stage   int // reads: bumped so that late replies are recognized
 	replies []*ReadReply
 	scans   []scanSource
-	asked   int
 	after   []byte
 	finish  func(p *proposer) // when p is done
 	file    bool              // the body is streamed before, and not sent with the Prepare
@@ -124,7 +123,6 @@ type sim struct {
 	chosen    [simKeys]Ballot
 	seqOf     map[int]uint64 // op → the sequence that it proposed last
 	keyOf     map[int]int
-	maxSeen   uint64
 	uniq      uint64
 	err       string
 	trace     bool

@@ -86,11 +86,3 @@ func (c *Conditions) checkRead(v *metadata.Version) *Reason {
 	}
 	return nil
 }
-
-// checkSource decides the conditions of a copy's source: every failure is a failed precondition.
-func (c *Conditions) checkSource(v *metadata.Version) *Reason {
-	if c.checkRead(v) != nil {
-		return ErrPrecondition
-	}
-	return nil
-}

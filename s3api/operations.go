@@ -212,8 +212,7 @@ type row struct {
 
 // table finds the row of a request: rows by method and level, the most specific first.
 type table struct {
-	rows    map[string][3][]*row
-	methods [3]map[string]bool
+	rows map[string][3][]*row
 }
 
 func newTable(ops []operation) *table {

@@ -46,11 +46,7 @@ func testOddKeys(t *testing.T, w *world) {
 			t.Errorf("%q by host name holds %q", key, a.body)
 		}
 	}
-	var want []string
-	for _, k := range oddKeys {
-		want = append(want, k)
-	}
-	slices.Sort(want)
+	want := slices.Sorted(slices.Values(oddKeys))
 	for _, target := range []string{"/bucket?encoding-type=url", "/bucket", "/bucket?list-type=2", "/bucket?versions"} {
 		doc, err := parseXML(w.want(200, "GET", target, "").body)
 		if err != nil {
