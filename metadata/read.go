@@ -91,7 +91,6 @@ type reading struct {
 
 	top      topRow
 	versions []Version
-	inline   [][]byte
 	inlineID erasure.DataID
 }
 
