@@ -361,7 +361,13 @@ func (c *call) write(p *response) bool {
 	header := c.w.Header()
 	c.stamp(header)
 	for _, f := range p.header {
-		header[http.CanonicalHeaderKey(f.name)] = []string{f.value}
+		name := http.CanonicalHeaderKey(f.name)
+		if strings.HasPrefix(name, metaPrefix) {
+			// The one kind of header whose case matters: SDKs give its name to programs as it came, and
+			// AWS sends it in lower case.
+			name = strings.ToLower(f.name)
+		}
+		header[name] = []string{f.value}
 	}
 	switch {
 	case p.stream != nil || p.noBody:
