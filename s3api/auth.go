@@ -31,7 +31,9 @@ func (c *call) authenticate() error {
 	c.auth = req
 	c.rec.Account, c.rec.AccessKey, c.rec.Principal = req.Identity.AccountID, req.Identity.AccessKeyID, principal(req.Identity)
 	if req.Presigned {
-		c.hoist()
+		if err := c.hoist(); err != nil {
+			return err
+		}
 	}
 	if req.Host == "" || req.Host == c.r.Host || c.h.hostBucket(req.Host) == c.h.hostBucket(c.r.Host) {
 		return nil
@@ -54,8 +56,9 @@ func (c *call) authenticate() error {
 }
 
 // hoist gives a presigned URL's parameters that stand for headers the meaning of the headers, as
-// AWS does: SDKs move x-amz-* headers into the query when they presign.
-func (c *call) hoist() {
+// AWS does: SDKs move x-amz-* headers into the query when they presign. What could not have come as
+// a header is refused: as metadata it would be stored, and then break or vanish from every answer.
+func (c *call) hoist() error {
 	kept := c.query[:0]
 	for _, p := range c.query {
 		n := strings.ToLower(p.name)
@@ -63,11 +66,36 @@ func (c *call) hoist() {
 			kept = append(kept, p)
 			continue
 		}
+		if !validHeaderName(n) || !validHeaderValue(p.value) {
+			return fail("InvalidArgument", "A query parameter that stands for a header has a name or a value that is not valid in one.")
+		}
 		if c.r.Header.Get(n) == "" {
 			c.r.Header.Set(n, p.value)
 		}
 	}
 	c.query = kept
+	return nil
+}
+
+// validHeaderName reports whether s is a token of RFC 9110.
+func validHeaderName(s string) bool {
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// validHeaderValue reports whether s has no control characters but tabs.
+func validHeaderValue(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' && c != '\t' || c == 0x7F {
+			return false
+		}
+	}
+	return true
 }
 
 func principal(id auth.Identity) string {

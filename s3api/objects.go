@@ -240,8 +240,8 @@ func (c *call) overrides() ([]field, error) {
 		if c.auth.Identity.Anonymous {
 			return nil, fail("InvalidRequest", "Request specific response headers cannot be used for anonymous GET requests.")
 		}
-		if strings.ContainsAny(p.value, "\r\n\x00") {
-			return nil, invalid(p.name, p.value, "The value is not valid in a header.")
+		if !validHeaderValue(p.value) {
+			return nil, fail("InvalidArgument", "The value is not valid in a header.").with("ArgumentName", p.name) // XML may not hold the value
 		}
 		out = append(out, field{name, p.value})
 	}

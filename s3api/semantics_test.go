@@ -45,3 +45,38 @@ func TestMetadataNamesAreInLowerCaseOnTheWire(t *testing.T) {
 		}
 	}
 }
+
+// What a presigned URL carries for a header must be able to stand in one.
+func TestPresignedHeadersAreValidHeaders(t *testing.T) {
+	w := newWorld(t)
+	w.want(200, "PUT", "/bucket", "")
+	for query, status := range map[string]int{
+		"x-amz-meta-a=plain%09tab":        200,
+		"x-amz-meta-a=%C3%A9":             200,
+		"x-amz-meta-a=%00":                400,
+		"x-amz-meta-a=x%0d%0aEvil:%20yes": 400,
+		"x-amz-meta-a=%7f":                400,
+		"x-amz-meta-a%20b=x":              400,
+		"x-amz-meta-a%0d%0a=x":            400,
+	} {
+		u, err := auth.Presign(w.request("PUT", "/bucket/k?"+query, ""), auth.Credentials{AccessKeyID: testKey, Secret: testSecret}, "us-east-1", "s3", time.Minute, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := w.send(w.request("PUT", strings.TrimPrefix(u, w.server.URL), "body"))
+		if a.StatusCode != status || status == 400 && a.code() != "InvalidArgument" {
+			t.Errorf("%s: %d %s, want %d", query, a.StatusCode, a.code(), status)
+		}
+	}
+}
+
+func TestResponseOverridesAreValidHeaders(t *testing.T) {
+	w := newWorld(t)
+	w.want(200, "PUT", "/bucket", "")
+	w.want(200, "PUT", "/bucket/k", "body")
+	for _, v := range []string{"%00", "a%0d%0ab", "%1b", "%7f"} {
+		if a := w.want(400, "GET", "/bucket/k?response-content-type="+v, ""); a.code() != "InvalidArgument" {
+			t.Errorf("%s: %s", v, a.code())
+		}
+	}
+}
