@@ -123,7 +123,7 @@ func sourceFailure(op string, err error) error {
 		g.Reason = ErrPrecondition
 		return fail(op, &g)
 	case ErrMethodNotAllowed:
-		return &errs.Error{Op: "object." + op, Kind: errs.Invalid, Msg: "The source of a copy request may not specifically refer to a delete marker by version id.", Err: f}
+		return fail(op, &Failure{Reason: ErrCopyMarker, Bucket: f.Bucket, Key: f.Key, VersionID: f.VersionID})
 	}
 	return err
 }

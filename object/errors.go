@@ -50,6 +50,7 @@ var (
 	ErrObjectSize         = &Reason{"InvalidRequest", errs.Invalid, "The provided object size does not match the sum of the parts"}
 	ErrCopySelf           = &Reason{"InvalidRequest", errs.Invalid, "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes"}
 	ErrCopySource         = &Reason{"InvalidRequest", errs.Invalid, "The specified copy source is larger than the maximum allowable size for a copy source"}
+	ErrCopyMarker         = &Reason{"InvalidRequest", errs.Invalid, "The source of a copy request may not specifically refer to a delete marker by version id"}
 	ErrStorageClass       = &Reason{"InvalidStorageClass", errs.Invalid, "The storage class you specified is not valid"}
 	ErrLocked             = &Reason{"AccessDenied", errs.Denied, "Access Denied because object protected by object lock"}
 )
@@ -64,8 +65,8 @@ type Failure struct {
 	DeleteMarker bool      // a delete marker is why
 	ModTime      time.Time // of the delete marker
 	Info         *Info     // ErrNotModified and ErrPrecondition of reads: the object that stands there
-	Size         int64     // ErrInvalidRange: the size of the object
-	PartNumber   int       // ErrInvalidPart, ErrEntityTooSmall: the part
+	Size         int64     // ErrInvalidRange: the size of the object; ErrEntityTooSmall: that of the part
+	PartNumber   int       // ErrInvalidPart, ErrEntityTooSmall: the part; ErrInvalidPartNumber: how many there are
 	ETag         string    // the same
 }
 

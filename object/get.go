@@ -186,7 +186,7 @@ func (o *Object) part(op string, v *metadata.Version, n int) error {
 		if n == 1 {
 			return nil
 		}
-		return fail(op, &Failure{Reason: ErrInvalidPartNumber, Bucket: o.Info.Bucket, Key: o.Info.Key, PartNumber: n})
+		return fail(op, &Failure{Reason: ErrInvalidPartNumber, Bucket: o.Info.Bucket, Key: o.Info.Key, PartNumber: 1})
 	}
 	parts, err := o.s.manifestOf(o.ctx, op, o.p, v.Upload, v.Manifest, o.rows)
 	if err != nil {
@@ -195,7 +195,7 @@ func (o *Object) part(op string, v *metadata.Version, n int) error {
 	i, ok := slices.BinarySearchFunc(parts, n, func(p manifestPart, n int) int { return p.info.Number - n })
 	if !ok {
 		// Clients count parts from 1 whatever numbers were uploaded.
-		return fail(op, &Failure{Reason: ErrInvalidPartNumber, Bucket: o.Info.Bucket, Key: o.Info.Key, PartNumber: n})
+		return fail(op, &Failure{Reason: ErrInvalidPartNumber, Bucket: o.Info.Bucket, Key: o.Info.Key, PartNumber: len(parts)})
 	}
 	info := parts[i].info
 	o.Info.Part = &info

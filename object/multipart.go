@@ -545,7 +545,7 @@ func (s *Store) pickParts(ctx context.Context, op string, p *place, id metadata.
 		case n > c.Number || v.Data == nil || !strings.EqualFold(strings.Trim(c.ETag, `"`), v.ETag) || !sameSums(c.Checksums, v.Checksums):
 			bad = refuse(ErrInvalidPart, c)
 		case v.Size < s.c.MinPartSize && len(parts) < len(list)-1:
-			bad = refuse(ErrEntityTooSmall, c)
+			bad = fail(op, &Failure{Reason: ErrEntityTooSmall, Bucket: p.bucket.Name, Key: string(p.key), Size: v.Size, PartNumber: c.Number, ETag: c.ETag})
 		default:
 			parts = append(parts, manifestPart{info: PartInfo{Number: n, Size: v.Size, ETag: v.ETag, Checksums: v.Checksums}, data: *v.Data})
 			return len(parts) < len(list)

@@ -80,3 +80,23 @@ func TestResponseOverridesAreValidHeaders(t *testing.T) {
 		}
 	}
 }
+
+// The details of errors, as the store behind them gives them.
+func TestErrorsOfTheStore(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Store = realStore(t) })
+	w.want(200, "PUT", "/bucket", "")
+	w.want(200, "PUT", "/bucket?versioning", "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>")
+	w.want(200, "PUT", "/bucket/k", "body")
+	if a := w.want(416, "GET", "/bucket/k?partNumber=7", ""); !strings.Contains(a.body, "<PartNumberRequested>7</PartNumberRequested><ActualPartCount>1</ActualPartCount>") {
+		t.Errorf("part 7 of 1: %s", a.body)
+	}
+	marker := w.want(204, "DELETE", "/bucket/k", "").Header.Get("X-Amz-Version-Id")
+	a := w.want(400, "PUT", "/bucket/copy", "", "X-Amz-Copy-Source", "/bucket/k?versionId="+marker)
+	if a.code() != "InvalidRequest" || !strings.Contains(a.body, "delete marker") {
+		t.Errorf("a copy of a delete marker by its id: %s", a.body)
+	}
+	a = w.want(404, "PUT", "/bucket/copy", "", "X-Amz-Copy-Source", "/bucket/k")
+	if a.code() != "NoSuchKey" {
+		t.Errorf("a copy of what is deleted: %s", a.body)
+	}
+}
