@@ -3,6 +3,7 @@ package heal
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync"
@@ -720,5 +721,50 @@ func TestLaterChunksThatWereNotPinnedAreRepaired(t *testing.T) {
 	w.whole("k")
 	if n := w.repairs(); n != 0 {
 		t.Errorf("%d repair rows are left", n)
+	}
+}
+
+// An abort that was cut short after the upload said so leaves no parts for ever.
+func TestPartsOfAnAbortThatWasCutShortGo(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	ctx := context.Background()
+	var ids []string
+	for range 2 {
+		up, err := w.store.CreateUpload(ctx, "bkt", "k", object.UploadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.store.PutPart(ctx, "bkt", "k", up.UploadID, 1, bytes.NewReader(make([]byte, 100<<10)), object.PartOptions{Size: 100 << 10}); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, up.UploadID)
+	}
+	a := metadata.Address{Kind: metadata.KindUpload, Bucket: 1, Key: []byte("k")}
+	if _, err := hex.Decode(a.Upload[:], []byte(ids[0])); err != nil {
+		t.Fatal(err)
+	}
+	g := w.control.layout.Group(w.control.layout.PartitionOf(1, a.Key))
+	_, err := w.meta.Update(ctx, g, a, metadata.Operation{ID: 7, BucketEpoch: 1,
+		Apply: func(base *metadata.State, _ []metadata.Version) (*metadata.Change, error) {
+			v := *base.Current
+			v.Status = metadata.UploadAborted
+			return &metadata.Change{Current: &v, NextSeq: base.NextSeq}, nil
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.heal()
+	if _, err := w.healer.Orphans(ctx, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []metadata.RegisterKind{metadata.KindUpload, metadata.KindPart} {
+		a.Kind, a.Part = kind, uint32(kind-metadata.KindUpload)
+		v, err := w.meta.Read(ctx, g, a, metadata.ReadOptions{BucketEpoch: 1})
+		if err != nil || v.State == nil || v.State.Current != nil {
+			t.Errorf("register of kind %d is still there: %+v, %v", kind, v, err)
+		}
+	}
+	if parts, err := w.store.ListParts(ctx, "bkt", "k", ids[1], 0, 10); err != nil || len(parts.Parts) != 1 {
+		t.Errorf("the open upload: %+v, %v", parts, err)
 	}
 }

@@ -79,6 +79,11 @@ func (h *Healer) orphansOf(ctx context.Context, l *placement.Layout, d node.Driv
 
 // orphan judges one shard, and removes its chunk everywhere if nothing refers to its data.
 func (h *Healer) orphan(ctx context.Context, l *placement.Layout, d node.Drive, r *disk.ShardRow) (gone bool, err error) {
+	if r.Address.Kind == metadata.KindPart {
+		if err := h.endAborted(ctx, l, &r.Address); err != nil {
+			return false, err
+		}
+	}
 	// The drive's own row is the cheap answer to nearly all.
 	if named, err := d.Names(ctx, r.Address, r.ID.Data); err != nil || named {
 		return false, err
@@ -120,4 +125,23 @@ func (h *Healer) orphan(ctx context.Context, l *placement.Layout, d node.Drive, 
 		}
 	}
 	return len(fails) == 0, errors.Join(fails...)
+}
+
+// endAborted ends the registers of the upload of a part, if it was aborted, or is gone, and its parts were
+// left behind: who ended it died before it came to them. Neither can ever be completed again.
+func (h *Healer) endAborted(ctx context.Context, l *placement.Layout, part *metadata.Address) error {
+	epoch, ok, err := h.c.Buckets.BucketEpoch(ctx, part.Bucket)
+	if err != nil || !ok {
+		return err
+	}
+	g := l.Group(l.PartitionOf(part.Bucket, part.Key))
+	a := metadata.Address{Kind: metadata.KindUpload, Bucket: part.Bucket, Key: part.Key, Upload: part.Upload}
+	view, err := h.c.Meta.Read(ctx, g, a, metadata.ReadOptions{BucketEpoch: epoch})
+	if err != nil || view.State == nil {
+		return err
+	}
+	if cur := view.State.Current; cur != nil && cur.Status != metadata.UploadAborted {
+		return nil
+	}
+	return h.parts(ctx, l, g, epoch, &a, part.Upload)
 }
