@@ -300,9 +300,10 @@ func (s *State) encode() []byte {
 	if s.layout != nil {
 		b = putBytes(b, 5, s.layout.Append(nil))
 	}
-	for _, n := range s.names {
-		b = putBytes(b, 6, appendBucket(nil, s.byName[n]))
-	}
+	s.byName.Root().Walk(func(_ []byte, x any) bool {
+		b = putBytes(b, 6, appendBucket(nil, x.(*Bucket)))
+		return false
+	})
 	for _, id := range sortedKeys(s.accounts) {
 		a := s.accounts[id]
 		b = putBytes(b, 7, appendAccount(nil, &a))
@@ -334,11 +335,10 @@ func decodeState(b []byte) (*State, error) {
 		case 6:
 			var x Bucket
 			if x, err = decodeBucket(f.bytes); err == nil {
-				if s.byName[x.Name] != nil || s.byID[x.ID] != nil || x.ID >= s.nextID {
+				if s.named(x.Name) != nil || s.numbered(x.ID) != nil || x.ID >= s.nextID {
 					return true, errMalformed()
 				}
-				s.byName[x.Name], s.byID[x.ID] = &x, &x
-				s.names = append(s.names, x.Name)
+				s.put(&x)
 			}
 		case 7:
 			var a Account
@@ -358,6 +358,5 @@ func decodeState(b []byte) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.names = sortedKeys(s.byName)
 	return s, nil
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -36,9 +37,10 @@ type Config struct {
 
 const (
 	heartbeat     = 200 * time.Millisecond
-	copyTimeout   = time.Second
-	snapshotAfter = 1024 // log entries between snapshots
-	trailing      = 256  // entries kept behind a snapshot
+	copyTimeout   = time.Second     // that a change waits for the copies
+	writeTimeout  = 5 * time.Second // after which a voter's drive counts as stuck
+	snapshotAfter = 1024            // log entries between snapshots
+	trailing      = 256             // entries kept behind a snapshot
 )
 
 // Control is this process's part of the control plane.
@@ -47,16 +49,26 @@ type Control struct {
 	log   *slog.Logger
 	state atomic.Pointer[State]
 
-	mu     sync.Mutex // guards what follows; held while voters start and stop
-	voters map[uint16]*voter
-	closed bool
-
-	publishing sync.Mutex // guards copies and the order in which states are published
+	// Locks in the order in which they are taken. The first two are held across waits.
+	lifecycle  turn       // held while a voter starts or stops: a drive never has two
+	publishing turn       // held while a state is published: orders the copies
+	mu         sync.Mutex // guards what follows
+	voters     map[uint16]*voter
 	copies     map[uint16]*copyOf
+	closed     bool
 
-	retiring sync.WaitGroup // voters that are being shut down
-	barrier  atomic.Uint64  // the newest term in which the leader's state is known to be current
+	tasks   sync.WaitGroup // copies being written, voters being shut down or replaced
+	closing chan struct{}  // closed by Close
+	barrier atomic.Uint64  // the newest term in which the leader's state is known to be current
 }
+
+// turn is a lock that is held across waits. A goroutine that waits for it is seen to wait by
+// testing/synctest, which it is not on a mutex.
+type turn chan struct{}
+
+func newTurn() turn    { return make(turn, 1) }
+func (t turn) Lock()   { t <- struct{}{} }
+func (t turn) Unlock() { <-t }
 
 // voter is one raft server.
 type voter struct {
@@ -65,6 +77,7 @@ type voter struct {
 	raft  *raft.Raft
 	trans *raft.InmemTransport
 	store *storage
+	copy  *copyOf // on the same drive: tells this stay of the drive from a later one
 }
 
 // Open loads the state from the newest copy and starts the voters of the drives. A drive whose
@@ -76,7 +89,8 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 	if c.ChangeTimeout <= 0 {
 		c.ChangeTimeout = 2 * time.Second
 	}
-	k := &Control{c: c, log: c.Logger, voters: map[uint16]*voter{}, copies: map[uint16]*copyOf{}}
+	k := &Control{c: c, log: c.Logger, voters: map[uint16]*voter{}, copies: map[uint16]*copyOf{},
+		lifecycle: newTurn(), publishing: newTurn(), closing: make(chan struct{})}
 	k.state.Store(emptyState())
 	for _, d := range c.Drives {
 		s, err := readCopy(d.KV)
@@ -92,9 +106,7 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 		k.addCopy(d)
 	}
 	for _, d := range c.Drives {
-		if err := k.startVoter(d); err != nil {
-			k.log.Error("the voter on a drive cannot start", "drive", d.Num, "err", err)
-		}
+		k.useVoter(d)
 	}
 	return k, ctx.Err()
 }
@@ -102,39 +114,80 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 // State returns what is known here now. It never blocks.
 func (k *Control) State() *State { return k.state.Load() }
 
-// addCopy begins to write to a drive's copy, and brings it up to the state.
+// addCopy begins to write to a drive's copy, and brings it up to the state. A copy that is newer
+// than the state becomes the state.
 func (k *Control) addCopy(d DriveStore) {
 	k.publishing.Lock()
 	defer k.publishing.Unlock()
+	old, err := readCopy(d.KV)
+	if err == nil && old != nil && old.Applied > k.State().Applied {
+		k.state.Store(old)
+	}
 	cp := &copyOf{kv: d.KV}
+	k.mu.Lock()
 	k.copies[d.Num] = cp
+	k.mu.Unlock()
 	s := k.State()
-	if old, err := readCopy(d.KV); err == nil && old != nil && old.Applied == s.Applied || !s.Initialized() {
+	if err == nil && old != nil && old.Applied == s.Applied || !s.Initialized() {
 		return // up to date; the next write is whole
 	}
-	if err := cp.write(0, nil, s); err != nil {
-		k.log.Warn("a drive's copy of the control plane could not be written", "drive", d.Num, "err", err)
-	}
+	k.await(map[uint16]<-chan error{d.Num: cp.submit(&k.tasks, 0, nil, s)})
 }
 
-// publish makes s the state, if it is newer, and writes the copies.
-func (k *Control) publish(prev uint64, raw []byte, s *State) {
+// copyOn returns what writes the copy of a drive; nil if the drive is not here.
+func (k *Control) copyOn(num uint16) *copyOf {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.copies[num]
+}
+
+// publish makes s the state, if it is newer, and writes the copies. It reports whether all copies
+// have it; a drive that is stuck holds it up for copyTimeout once, and is left behind after that
+// until its write ends.
+func (k *Control) publish(prev uint64, raw []byte, s *State) bool {
 	k.publishing.Lock()
 	defer k.publishing.Unlock()
 	if s.Applied <= k.State().Applied {
-		return
+		return true
 	}
 	k.state.Store(s)
-	var wg sync.WaitGroup
+	writes := map[uint16]<-chan error{}
+	k.mu.Lock()
 	for num, cp := range k.copies {
-		wg.Go(func() {
-			if err := cp.write(prev, raw, s); err != nil {
-				k.log.Warn("a drive's copy of the control plane could not be written", "drive", num, "err", err)
-			}
-		})
+		writes[num] = cp.submit(&k.tasks, prev, raw, s)
 	}
-	wg.Wait()
+	k.mu.Unlock()
+	return k.await(writes)
 }
+
+// await waits for writes of copies, at most copyTimeout, and reports whether all succeeded.
+func (k *Control) await(writes map[uint16]<-chan error) bool {
+	timer := time.NewTimer(copyTimeout)
+	defer timer.Stop()
+	all := true
+	for num, done := range writes {
+		var err error
+		select {
+		case err = <-done:
+		default:
+			select {
+			case err = <-done:
+			case <-timer.C:
+				timer.Reset(0) // the others have had their time as well
+				err = errs.E("cluster.copy", errs.Timeout, "the drive is stuck")
+			}
+		}
+		if err != nil {
+			all = false
+			k.log.Warn("a drive's copy of the control plane could not be written", "drive", num, "err", err)
+		}
+	}
+	return all
+}
+
+// copiesAreAll reports that a cluster of at most two drives relies on its copies: there the one
+// voter's log is the only other place, so a change needs the copies of all drives that are here.
+func copiesAreAll(s *State) bool { return s.Initialized() && len(s.Layout().Drives()) <= 2 }
 
 // fsm is the state machine of one voter.
 type fsm struct {
@@ -155,7 +208,9 @@ func (f *fsm) Apply(l *raft.Log) any {
 	prev := f.s.Applied
 	next, result := f.s.apply(l.Index, c)
 	f.s = next
-	f.k.publish(prev, l.Data, next)
+	if !f.k.publish(prev, l.Data, next) && copiesAreAll(next) {
+		return errs.E("cluster.Apply", errs.Unknown, "the change is not yet on all drives")
+	}
 	return result
 }
 
@@ -190,93 +245,205 @@ func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
 
 func (fsmSnapshot) Release() {}
 
-// startVoter starts the voter that a drive's rows name, if any.
-func (k *Control) startVoter(d DriveStore) error {
+// useVoter starts the voter that a drive's rows name. A drive that ought to have one and whose rows
+// are lost or damaged gets another under a new id, as soon as there is a leader.
+func (k *Control) useVoter(d DriveStore) {
+	id, err := k.startVoter(d)
+	if err != nil {
+		k.log.Error("the voter on a drive cannot start", "drive", d.Num, "err", err)
+	}
+	if k.State().Initialized() && (err == nil || errs.Is(err, errs.Corrupt)) {
+		cp := k.copyOn(d.Num)
+		k.tasks.Go(func() { k.admit(d, cp, id, err != nil) })
+	}
+}
+
+// startVoter starts the voter that a drive's rows name, and returns its id; "" for none.
+func (k *Control) startVoter(d DriveStore) (raft.ServerID, error) {
+	k.lifecycle.Lock()
+	defer k.lifecycle.Unlock()
 	id, err := get(d.KV, rowKey(rowVoter))
 	if err != nil || id == nil {
-		return err
+		return "", err
 	}
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.closed || k.voters[d.Num] != nil {
-		return nil
+	is := k.voters[d.Num]
+	stop := k.closed || is != nil
+	k.mu.Unlock()
+	if stop {
+		return raft.ServerID(id), nil
 	}
-	v := &voter{num: d.Num, id: raft.ServerID(id)}
-	if v.store, err = openStorage(d.KV, func(err error) { k.cutOff(v, err) }); err != nil {
-		return err
+	v := &voter{num: d.Num, id: raft.ServerID(id), copy: k.copyOn(d.Num)}
+	if v.store, err = openStorage(d.KV, func(err error, late <-chan error) { k.cutOff(d, v, err, late) }); err != nil {
+		return v.id, err
 	}
 	_, v.trans = raft.NewInmemTransportWithTimeout(raft.ServerAddress(id), heartbeat)
 	c := raft.DefaultConfig()
 	c.LocalID = v.id
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = heartbeat, heartbeat, heartbeat/2
-	c.CommitTimeout = 5 * time.Millisecond
 	c.SnapshotThreshold, c.TrailingLogs = snapshotAfter, trailing
 	c.SnapshotInterval = time.Minute
 	c.NoLegacyTelemetry = true
 	c.Logger = raftLog(k.log.With("voter", string(id)))
 	if v.raft, err = raft.NewRaft(c, &fsm{k, k.State()}, v.store, v.store, v.store, v.trans); err != nil {
-		return err
+		return v.id, err
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	for _, o := range k.voters {
 		o.trans.Connect(v.trans.LocalAddr(), v.trans)
 		v.trans.Connect(o.trans.LocalAddr(), o.trans)
 	}
 	k.voters[d.Num] = v
-	return nil
+	return v.id, nil
 }
 
 // cutOff isolates a voter whose storage failed. It is called with the storage's lock held, from
-// within raft, so the voter is shut down elsewhere.
-func (k *Control) cutOff(v *voter, err error) {
+// within raft, so the voter is shut down elsewhere. late is not nil if the write was merely not
+// done in time: it brings the outcome, and when that is good the voter starts again.
+func (k *Control) cutOff(d DriveStore, v *voter, err error, late <-chan error) {
 	k.log.Error("the drive of a voter failed; the voter is stopped", "drive", v.num, "err", err)
-	if v.trans != nil {
-		v.trans.DisconnectAll()
-	}
-	k.retiring.Go(func() { k.stopVoter(v.num, v) })
+	v.trans.DisconnectAll()
+	k.tasks.Go(func() {
+		if !k.stopVoter(v.num, v) || late == nil {
+			return
+		}
+		select {
+		case err = <-late:
+		case <-k.closing:
+			return
+		}
+		if err == nil && k.copyOn(d.Num) == v.copy { // neither lost nor returned meanwhile
+			k.useVoter(d)
+		}
+	})
 }
 
-// stopVoter stops the voter of a drive, if it is v (nil: whichever).
-func (k *Control) stopVoter(num uint16, v *voter) {
+// stopVoter stops the voter of a drive, if it is v (nil: whichever), and reports whether it did.
+func (k *Control) stopVoter(num uint16, v *voter) bool {
+	k.lifecycle.Lock()
+	defer k.lifecycle.Unlock()
 	k.mu.Lock()
 	at := k.voters[num]
 	if at == nil || v != nil && at != v {
 		k.mu.Unlock()
-		return
+		return false
 	}
 	delete(k.voters, num)
-	others := make([]*voter, 0, len(k.voters))
 	for _, o := range k.voters {
-		others = append(others, o)
+		o.trans.Disconnect(at.trans.LocalAddr())
 	}
 	k.mu.Unlock()
 	at.trans.DisconnectAll()
-	for _, o := range others {
-		o.trans.Disconnect(at.trans.LocalAddr())
-	}
 	if err := at.raft.Shutdown().Error(); err != nil {
 		k.log.Warn("a voter did not stop cleanly", "drive", num, "err", err)
 	}
+	return true
 }
 
-// DriveLost stops what runs on a drive that went away.
-func (k *Control) DriveLost(num uint16) {
-	k.publishing.Lock()
-	delete(k.copies, num)
-	k.publishing.Unlock()
-	k.stopVoter(num, nil)
-}
-
-// DriveReturned takes a drive into use again, from its own rows.
-func (k *Control) DriveReturned(d DriveStore) {
-	k.DriveLost(d.Num)
-	k.addCopy(d)
-	if err := k.startVoter(d); err != nil {
-		k.log.Error("the voter on a drive that came back cannot start", "drive", d.Num, "err", err)
+// admit sees to it that the voter of a drive is a member of raft's configuration, where the drive
+// ought to have one: it waits for a leader, and ends when the drive goes away.
+func (k *Control) admit(d DriveStore, cp *copyOf, id raft.ServerID, damaged bool) {
+	tick := time.NewTicker(heartbeat)
+	defer tick.Stop()
+	for {
+		if k.copyOn(d.Num) != cp {
+			return
+		}
+		if v := k.leader(); v != nil {
+			done, err := k.admitBy(v, d, &id, &damaged)
+			if done {
+				return
+			}
+			if err != nil {
+				k.log.Warn("the voter on a drive could not be admitted yet", "drive", d.Num, "err", err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-k.closing:
+			return
+		}
 	}
 }
 
-// voterID is the raft id of the first voter that a drive has. One that replaces a lost one gets
-// another generation, because raft must not meet a server that forgot its votes.
+// admitBy is one attempt of admit. raft must never meet a server that forgot its votes under the
+// same id, so what replaces lost or damaged rows has a new, random one.
+func (k *Control) admitBy(leader *voter, d DriveStore, id *raft.ServerID, damaged *bool) (done bool, err error) {
+	f := leader.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return false, err
+	}
+	var former []raft.ServerID // voters that this drive had before
+	for _, s := range f.Configuration().Servers {
+		if s.ID == *id && !*damaged {
+			return true, nil
+		}
+		if driveOf(s.ID) == d.Num {
+			former = append(former, s.ID)
+		}
+	}
+	if len(former) == 0 && *id == "" && !*damaged {
+		return true, nil // not one of those with a voter
+	}
+	if *id == "" || *damaged {
+		fresh := raft.ServerID(voterID(d.Num) + "-" + rand.Text())
+		if err := replaceVoter(d.KV, fresh); err != nil {
+			return errs.Is(err, errs.Drive), err
+		}
+		*id, *damaged = fresh, false
+		k.log.Warn("a drive gets a new voter, because the rows of its former one are lost", "drive", d.Num, "voter", string(fresh))
+	}
+	if _, err := k.startVoter(d); err != nil {
+		return errs.Is(err, errs.Drive), err
+	}
+	for _, old := range former {
+		if err := leader.raft.RemoveServer(old, 0, k.c.ChangeTimeout).Error(); err != nil {
+			return false, err
+		}
+	}
+	err = leader.raft.AddVoter(*id, raft.ServerAddress(*id), 0, k.c.ChangeTimeout).Error()
+	return err == nil, err
+}
+
+// replaceVoter drops the rows of a drive's voter and names a new one.
+func replaceVoter(kv metadata.KV, id raft.ServerID) error {
+	var b metadata.Batch
+	for _, kind := range []byte{rowLog, rowStable, rowSnapshot} {
+		b.DeleteRange(rowKey(kind), rowKey(kind+1))
+	}
+	key := rowKey(rowVoter)
+	b.Set(key, seal(key, []byte(id)))
+	return kv.Apply(&b, true)
+}
+
+// driveOf returns the drive of a voter.
+func driveOf(id raft.ServerID) uint16 {
+	var num uint16
+	if _, err := fmt.Sscanf(string(id), "drive-%d-", &num); err != nil {
+		return 0
+	}
+	return num
+}
+
+// DriveLost stops what runs on a drive that went away. It does not wait for writes to its copy.
+func (k *Control) DriveLost(num uint16) {
+	k.mu.Lock()
+	delete(k.copies, num)
+	k.mu.Unlock()
+	k.stopVoter(num, nil)
+}
+
+// DriveReturned takes a drive into use again, from its own rows. No write to an earlier DriveStore
+// of the drive may still be on its way: its owner closed that before.
+func (k *Control) DriveReturned(d DriveStore) {
+	k.DriveLost(d.Num)
+	k.addCopy(d)
+	k.useVoter(d)
+}
+
+// voterID is the raft id of the first voter that a drive has; that of one which replaces it goes on
+// with something random.
 func voterID(num uint16) string { return fmt.Sprintf("drive-%d-1", num) }
 
 // Init makes the cluster: it chooses the voters, and applies the first state. It is idempotent,
@@ -307,7 +474,7 @@ func (k *Control) Init(ctx context.Context, id [16]byte, l *placement.Layout, a 
 		}
 	}
 	for _, d := range drives {
-		if err := k.startVoter(d); err != nil {
+		if _, err := k.startVoter(d); err != nil {
 			return errs.Wrap(op, err)
 		}
 	}
@@ -322,7 +489,7 @@ func (k *Control) Init(ctx context.Context, id [16]byte, l *placement.Layout, a 
 
 // bootstrap writes the first raft configuration to a drive, unless it has one.
 func bootstrap(d DriveStore, conf raft.Configuration) error {
-	s, err := openStorage(d.KV, func(error) {})
+	s, err := openStorage(d.KV, func(error, <-chan error) {})
 	if err != nil {
 		return err
 	}
@@ -404,6 +571,10 @@ func (k *Control) change(ctx context.Context, c *command) (any, error) {
 		go func() { done <- a.Error() }() // ends with the future, which ends with the voter
 		select {
 		case err := <-done:
+			if errors.Is(err, raft.ErrRaftShutdown) {
+				// The voter stopped under the change, which may have reached the others.
+				return errs.As("cluster", errs.Unknown, err)
+			}
 			result = a.Response()
 			return err
 		case <-ctx.Done():
@@ -519,9 +690,12 @@ func (k *Control) DeleteAccessKey(ctx context.Context, id string) error {
 // HasLeader reports whether changes are possible now.
 func (k *Control) HasLeader() bool { return k.leader() != nil }
 
-// Close stops the voters.
+// Close stops the voters, and waits for what is being written.
 func (k *Control) Close() {
 	k.mu.Lock()
+	if !k.closed {
+		close(k.closing)
+	}
 	k.closed = true
 	var nums []uint16
 	for n := range k.voters {
@@ -531,7 +705,7 @@ func (k *Control) Close() {
 	for _, n := range nums {
 		k.stopVoter(n, nil)
 	}
-	k.retiring.Wait()
+	k.tasks.Wait()
 }
 
 // raftLog passes raft's log on: its warnings as details, because elections are ordinary.

@@ -12,9 +12,13 @@
 // Invariants:
 //
 //   - A change that was answered is in the synced logs of a majority of voters, and in the copies
-//     of all drives that could be written to within a second.
+//     of all drives that could be written to within a second. With one or two drives, where one
+//     voter has the only log, it is in the copies of all that are here, or
+//     ends as errs.Unknown.
+//   - A drive that hangs delays one change by a second; a voter on it is replaced as leader after
+//     five, and starts again when the drive does.
+//   - A voter whose rows are lost never returns: another, under a new id, takes its place.
 //   - Applying reads no clock and draws nothing at random.
-//   - A voter whose drive fails is cut off from the others before raft can act on what was not
-//     stored.
+//   - No vote is given and no entry acknowledged that is not stored.
 //   - Without a quorum of voters changes end with errs.Unavailable; reads go on.
 package cluster

@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"encoding/binary"
 	"maps"
 	"slices"
-	"sort"
+
+	iradix "github.com/hashicorp/go-immutable-radix"
 
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/placement"
@@ -55,15 +57,14 @@ type State struct {
 
 	layout   *placement.Layout
 	nextID   uint64
-	byName   map[string]*Bucket
-	byID     map[uint64]*Bucket
-	names    []string // sorted
+	byName   *iradix.Tree // name → *Bucket; shared between states but for what changed
+	byID     *iradix.Tree // id, big endian → *Bucket
 	accounts map[string]Account
 	keys     map[string]AccessKey
 }
 
 func emptyState() *State {
-	return &State{nextID: 1, byName: map[string]*Bucket{}, byID: map[uint64]*Bucket{},
+	return &State{nextID: 1, byName: iradix.New(), byID: iradix.New(),
 		accounts: map[string]Account{}, keys: map[string]AccessKey{}}
 }
 
@@ -74,10 +75,24 @@ func (s *State) Initialized() bool { return s.layout != nil }
 func (s *State) Layout() *placement.Layout { return s.layout }
 
 // Bucket returns the bucket of a name.
-func (s *State) Bucket(name string) (Bucket, bool) { return deref(s.byName[name]) }
+func (s *State) Bucket(name string) (Bucket, bool) { return deref(s.named(name)) }
 
 // BucketByID returns the bucket with an id.
-func (s *State) BucketByID(id uint64) (Bucket, bool) { return deref(s.byID[id]) }
+func (s *State) BucketByID(id uint64) (Bucket, bool) { return deref(s.numbered(id)) }
+
+func (s *State) named(name string) *Bucket {
+	b, _ := s.byName.Get([]byte(name))
+	x, _ := b.(*Bucket)
+	return x
+}
+
+func (s *State) numbered(id uint64) *Bucket {
+	b, _ := s.byID.Get(idKey(id))
+	x, _ := b.(*Bucket)
+	return x
+}
+
+func idKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
 func deref(b *Bucket) (Bucket, bool) {
 	if b == nil {
@@ -88,10 +103,11 @@ func deref(b *Bucket) (Bucket, bool) {
 
 // Buckets returns all buckets, ascending by name.
 func (s *State) Buckets() []Bucket {
-	out := make([]Bucket, len(s.names))
-	for i, n := range s.names {
-		out[i] = *s.byName[n]
-	}
+	out := make([]Bucket, 0, s.byName.Len())
+	s.byName.Root().Walk(func(_ []byte, b any) bool {
+		out = append(out, *b.(*Bucket))
+		return false
+	})
 	return out
 }
 
@@ -133,7 +149,7 @@ func (s *State) apply(index uint64, c *command) (*State, any) {
 		}
 		return &next, nil
 	case opCreateBucket:
-		if b := s.byName[c.bucket.Name]; b != nil {
+		if b := s.named(c.bucket.Name); b != nil {
 			return &next, &existsError{*b}
 		}
 		b := c.bucket
@@ -152,7 +168,7 @@ func (s *State) apply(index uint64, c *command) (*State, any) {
 	case opBarrier:
 		return &next, nil
 	}
-	was := s.byID[c.id]
+	was := s.numbered(c.id)
 	if was == nil {
 		return refuse(errs.NotFound, "no such bucket")
 	}
@@ -192,22 +208,15 @@ func (s *State) apply(index uint64, c *command) (*State, any) {
 	return &next, b
 }
 
-// put stores b in s, whose maps still belong to the state before.
+// put stores b in s; the trees of the state before stay as they are.
 func (s *State) put(b *Bucket) {
-	s.byName, s.byID = maps.Clone(s.byName), maps.Clone(s.byID)
-	if s.byName[b.Name] == nil {
-		i := sort.SearchStrings(s.names, b.Name)
-		s.names = slices.Insert(slices.Clone(s.names), i, b.Name)
-	}
-	s.byName[b.Name], s.byID[b.ID] = b, b
+	s.byName, _, _ = s.byName.Insert([]byte(b.Name), b)
+	s.byID, _, _ = s.byID.Insert(idKey(b.ID), b)
 }
 
 func (s *State) remove(b *Bucket) {
-	s.byName, s.byID = maps.Clone(s.byName), maps.Clone(s.byID)
-	delete(s.byName, b.Name)
-	delete(s.byID, b.ID)
-	i := sort.SearchStrings(s.names, b.Name)
-	s.names = slices.Delete(slices.Clone(s.names), i, i+1)
+	s.byName, _, _ = s.byName.Delete([]byte(b.Name))
+	s.byID, _, _ = s.byID.Delete(idKey(b.ID))
 }
 
 // existsError is an errs.Exists that knows which bucket was in the way.

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"maps"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"github.com/zeebo/xxh3"
@@ -87,24 +90,31 @@ func each(kv metadata.KV, kind byte, f func(rest, value []byte) error) (err erro
 
 // storage is a voter's log, stable values and snapshots on one drive. What is read after opening
 // comes from memory, because raft panics on failed reads of its log and on failed writes of its
-// term. Once a write failed, the storage is broken: fail is called first, which cuts the voter off
-// from all others, and only then may raft go on believing in what is not stored.
+// term. Once a write failed, or was not done within writeTimeout, the storage is broken: fail is
+// called first, which cuts the voter off, and every later write fails. late brings the outcome of a
+// write that took too long.
+//
+// A vote is two values to raft, and one batch here: a crash between them would leave an earlier
+// candidate as the one voted for in the new term, whom raft grants that vote again without
+// looking at its log.
 type storage struct {
 	kv   metadata.KV
-	fail func(error)
+	fail func(err error, late <-chan error)
 
-	mu     sync.Mutex // guards what follows
-	broken error
-	logs   map[uint64]*raft.Log
-	first  uint64
-	last   uint64
-	stable map[string][]byte
-	snaps  []*raft.SnapshotMeta // newest first
-	bodies map[string][]byte
+	writing turn       // one write at a time; taken before mu, which no write holds up
+	mu      sync.Mutex // guards what follows
+	broken  error
+	voted   []byte // the term of a vote whose candidate comes next
+	logs    map[uint64]*raft.Log
+	first   uint64
+	last    uint64
+	stable  map[string][]byte
+	snaps   []*raft.SnapshotMeta // newest first
+	bodies  map[string][]byte
 }
 
-func openStorage(kv metadata.KV, fail func(error)) (*storage, error) {
-	s := &storage{kv: kv, fail: fail, logs: map[uint64]*raft.Log{}, stable: map[string][]byte{}, bodies: map[string][]byte{}}
+func openStorage(kv metadata.KV, fail func(err error, late <-chan error)) (*storage, error) {
+	s := &storage{kv: kv, fail: fail, writing: newTurn(), logs: map[uint64]*raft.Log{}, stable: map[string][]byte{}, bodies: map[string][]byte{}}
 	err := each(kv, rowLog, func(rest, v []byte) error {
 		l, err := decodeLog(v)
 		if err != nil || len(rest) != 8 || binary.BigEndian.Uint64(rest) != l.Index {
@@ -136,17 +146,34 @@ func openStorage(kv metadata.KV, fail func(error)) (*storage, error) {
 	return s, errs.Wrap("cluster.openStorage", err)
 }
 
-// write applies b durably.
+// write applies b durably. The caller holds writing.
 func (s *storage) write(b *metadata.Batch) error {
-	if s.broken != nil {
-		return s.broken
+	s.mu.Lock()
+	broken := s.broken
+	s.mu.Unlock()
+	if broken != nil {
+		return broken
 	}
-	if err := s.kv.Apply(b, true); err != nil {
-		s.broken = errs.Wrap("cluster.storage", err)
-		s.fail(s.broken)
-		return s.broken
+	done := make(chan error, 1)
+	go func() { done <- s.kv.Apply(b, true) }() // waited for here, or by who gets late
+	timer := time.NewTimer(writeTimeout)
+	defer timer.Stop()
+	var late <-chan error
+	var err error
+	select {
+	case err = <-done:
+	case <-timer.C:
+		err, late = errs.E("cluster.storage", errs.Drive, "the drive is stuck"), done
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	err = errs.As("cluster.storage", errs.Drive, err)
+	s.mu.Lock()
+	s.broken = err
+	s.mu.Unlock()
+	s.fail(err, late)
+	return err
 }
 
 // FirstIndex implements raft.LogStore, as do the next five.
@@ -180,8 +207,8 @@ func (s *storage) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log
 
 // StoreLogs stores entries durably.
 func (s *storage) StoreLogs(logs []*raft.Log) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	var b metadata.Batch
 	for _, l := range logs {
 		k := indexKey(rowLog, l.Index)
@@ -190,6 +217,8 @@ func (s *storage) StoreLogs(logs []*raft.Log) error {
 	if err := s.write(&b); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, l := range logs {
 		kept := *l
 		s.logs[l.Index] = &kept
@@ -203,13 +232,15 @@ func (s *storage) StoreLogs(logs []*raft.Log) error {
 
 // DeleteRange removes entries min to max.
 func (s *storage) DeleteRange(low, high uint64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	var b metadata.Batch
 	b.DeleteRange(indexKey(rowLog, low), indexKey(rowLog, high+1))
 	if err := s.write(&b); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i := range s.logs {
 		if i >= low && i <= high {
 			delete(s.logs, i)
@@ -225,16 +256,41 @@ func (s *storage) DeleteRange(low, high uint64) error {
 	return nil
 }
 
-// Set implements raft.StableStore, as do the next three. It does not fail: a voter whose drive
-// failed is cut off before it returns.
+// The values that raft keeps, by its own names.
+const (
+	stableTerm      = "CurrentTerm"
+	stableVoteTerm  = "LastVoteTerm"
+	stableCandidate = "LastVoteCand"
+)
+
+// Set implements raft.StableStore, as do the next three. Only that of the term does not fail, since
+// raft would panic: the voter is cut off before it returns, and what follows from the term, a vote
+// or an entry, fails.
 func (s *storage) Set(key, val []byte) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	values := map[string][]byte{string(key): bytes.Clone(val)}
+	s.mu.Lock()
+	if string(key) == stableVoteTerm && s.broken == nil {
+		s.voted = bytes.Clone(val)
+		s.mu.Unlock()
+		return nil
+	}
+	if string(key) == stableCandidate && s.voted != nil {
+		values[stableVoteTerm], s.voted = s.voted, nil
+	}
+	s.mu.Unlock()
+	var b metadata.Batch
+	for name, v := range values {
+		k := rowKey(rowStable, []byte(name)...)
+		b.Set(k, seal(k, v))
+	}
+	if err := s.write(&b); err != nil && string(key) != stableTerm {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := rowKey(rowStable, key...)
-	var b metadata.Batch
-	b.Set(k, seal(k, val))
-	_ = s.write(&b) // the voter is cut off
-	s.stable[string(key)] = bytes.Clone(val)
+	maps.Copy(s.stable, values)
 	return nil
 }
 
@@ -311,13 +367,14 @@ func (k *snapshotSink) Close() error {
 	k.done = true
 	k.meta.Size = int64(k.Len())
 	s := k.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	var b metadata.Batch
 	key := rowKey(rowSnapshot, []byte(k.meta.ID)...)
 	b.Set(key, seal(key, encodeSnapshot(&k.meta, k.Bytes())))
 	keep := []*raft.SnapshotMeta{&k.meta}
-	for _, m := range s.snaps {
+	was, _ := s.List()
+	for _, m := range was {
 		if len(keep) < keptSnapshots && m.ID != k.meta.ID {
 			keep = append(keep, m)
 		} else if m.ID != k.meta.ID {
@@ -327,8 +384,13 @@ func (k *snapshotSink) Close() error {
 	if err := s.write(&b); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.bodies[k.meta.ID] = bytes.Clone(k.Bytes())
 	s.snaps = keep
+	maps.DeleteFunc(s.bodies, func(id string, _ []byte) bool {
+		return !slices.ContainsFunc(keep, func(m *raft.SnapshotMeta) bool { return m.ID == id })
+	})
 	return nil
 }
 
