@@ -280,9 +280,11 @@ func (d *Drive) makeDirs() error {
 		}
 		return nil
 	}
-	err := d.fs.MkdirAll(meta, 0o755)
+	// For the owner of the process alone: what lies below are the bodies and records of all buckets,
+	// and the records of the control plane, which keep the secret of the root keys.
+	err := d.fs.MkdirAll(meta, privateDir)
 	for i := 0; i < 256 && err == nil; i++ {
-		err = d.fs.MkdirAll(d.fs.PathJoin(shards, fmt.Sprintf("%02x", i)), 0o755)
+		err = d.fs.MkdirAll(d.fs.PathJoin(shards, fmt.Sprintf("%02x", i)), privateDir)
 	}
 	if err == nil {
 		err = vfsx.SyncDir(d.fs, shards)
@@ -295,6 +297,9 @@ func (d *Drive) makeDirs() error {
 	}
 	return nil
 }
+
+// privateDir is the mode of the directories of a drive.
+const privateDir = 0o700
 
 // MarkFormed ends the forming of the drive: from now on its record store must be there.
 func (d *Drive) MarkFormed(ctx context.Context) error {
