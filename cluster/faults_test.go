@@ -332,6 +332,31 @@ func TestNoChangeIsAppliedTwiceWhenLeadersComeAndGo(t *testing.T) {
 	})
 }
 
+// The leader stops when a change is committed but not yet answered, because a copy is slow.
+func TestAChangeWhoseLeaderStopsIsUnknownAndNotTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := &stuckKV{memKV: newMemKV()}
+		k := openOn(t, newMemKV(), newMemKV(), newMemKV(), slow)
+		defer k.Close()
+		createWithin(t, k, time.Second, "aaa")
+		slow.shut()
+		defer slow.open()
+		answer := make(chan error, 1)
+		go func() {
+			_, err := k.CreateBucket(context.Background(), Bucket{Name: "bbb"})
+			answer <- err
+		}()
+		time.Sleep(copyTimeout / 4)
+		if _, ok := k.State().Bucket("bbb"); !ok {
+			t.Fatal("bbb is not committed yet: the test shows nothing")
+		}
+		k.DriveLost(k.leader().num)
+		if err := <-answer; !errs.Is(err, errs.Unknown) {
+			t.Errorf("got %v, want Unknown", err)
+		}
+	})
+}
+
 func TestADriveThatReturnsWithANewerCopyIsServedFrom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kvs := mem(4)
