@@ -298,6 +298,11 @@ func TestShardsDamaged(t *testing.T) {
 		}
 		when := fmt.Sprintf("round %d (stopped %v)", round, stopped)
 		h.check(s, when)
+		for key := range h.bodies { // reads meet only the data shards; an inspection meets all, and asks for their repair
+			if _, err := s.inspect(loadBucket, key); err != nil {
+				t.Error(err)
+			}
+		}
 		for _, key := range slices.Sorted(maps.Keys(h.bodies)) {
 			poll(t, time.Minute, 100*time.Millisecond, key+" to be whole again", func() error {
 				in, err := s.inspect(loadBucket, key)
