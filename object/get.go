@@ -153,7 +153,7 @@ func (s *Store) answer(ctx context.Context, op string, p *place, v *metadata.Ver
 		if err := obj.part(op, v, o.PartNumber); err != nil {
 			return nil, err
 		}
-	case o.Range != nil:
+	case o.Range != nil && o.rangeHolds(v):
 		var ok bool
 		if obj.Offset, obj.Length, ok = o.Range.resolve(v.Size); !ok {
 			return nil, fail(op, &Failure{Reason: ErrInvalidRange, Bucket: p.bucket.Name, Key: string(p.key), Size: v.Size, Info: &obj.Info})
@@ -161,6 +161,13 @@ func (s *Store) answer(ctx context.Context, op string, p *place, v *metadata.Ver
 		obj.Partial = true
 	}
 	return obj, obj.plan(op, v)
+}
+
+// rangeHolds decides If-Range: a range of another version than the client has a piece of would make
+// a mixture of the two.
+func (o *GetOptions) rangeHolds(v *metadata.Version) bool {
+	return (o.IfRange == "" || o.IfRange == v.ETag) &&
+		(o.IfRangeTime.IsZero() || seconds(o.IfRangeTime) == seconds(time.Unix(0, v.ModTime)))
 }
 
 // resolve returns offset and length of a range of an object of size bytes.

@@ -127,6 +127,11 @@ type GetOptions struct {
 	Range      *Range
 	PartNumber int // 1..10000; 0: none. Excludes Range
 	If         Conditions
+	// IfRange makes Range a range only of the version with this ETag; "": of any. With another one the
+	// answer is the whole version.
+	IfRange string
+	// IfRangeTime does the same by the time of modification, to the second.
+	IfRangeTime time.Time
 }
 
 // DeleteOptions of Delete.

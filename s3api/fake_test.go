@@ -307,7 +307,7 @@ func (s *fakeStore) Get(_ context.Context, bucket, key string, o object.GetOptio
 		first, last, partial = p.Offset, p.Offset+p.Size-1, true
 	case o.PartNumber > 1:
 		return Content{}, &object.Failure{Reason: object.ErrInvalidPartNumber, PartNumber: 1}
-	case o.Range != nil:
+	case o.Range != nil && (o.IfRange == "" || o.IfRange == info.ETag) && (o.IfRangeTime.IsZero() || o.IfRangeTime.Unix() == info.ModTime.Unix()):
 		partial = true
 		switch r := o.Range; {
 		case r.Suffix > 0:

@@ -175,7 +175,7 @@ func (c *call) read(open func(context.Context, string, string, object.GetOptions
 	}
 	if strings.EqualFold(c.r.Header.Get("X-Amz-Checksum-Mode"), "ENABLED") {
 		switch {
-		case o.Range != nil: // the checksum of the whole says nothing of a range
+		case o.Range != nil && content.Partial: // the checksum of the whole says nothing of a range
 		case info.Part != nil:
 			p.setChecksums(info.Part.Checksums, false)
 			if len(info.Part.Checksums) > 0 && len(info.Checksums) > 0 {
@@ -199,6 +199,16 @@ func (c *call) readOptions() (object.GetOptions, error) {
 		return o, invalid("x-amz-checksum-mode", v, "Value for x-amz-checksum-mode header is invalid.")
 	}
 	o.Range = parseRange(c.r.Header.Get("Range"))
+	if v := c.r.Header.Get("If-Range"); v != "" && o.Range != nil {
+		switch t, err := http.ParseTime(v); {
+		case err == nil:
+			o.IfRangeTime = t
+		case strings.HasPrefix(v, "W/"): // a weak tag says nothing of bytes
+			o.Range = nil
+		default:
+			o.IfRange = unquote(v)
+		}
+	}
 	if v, ok := c.query.lookup("partNumber"); ok {
 		if o.PartNumber, err = partNumber(v); err != nil {
 			return o, err

@@ -100,3 +100,29 @@ func TestErrorsOfTheStore(t *testing.T) {
 		t.Errorf("a copy of what is deleted: %s", a.body)
 	}
 }
+
+// A range is a piece of the version that If-Range names; of another one the whole is sent (RFC 9110,
+// 13.1.5), or a resumed download would be a mixture.
+func TestIfRange(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, w *world) {
+		w.want(200, "PUT", "/bucket", "")
+		etag := w.want(200, "PUT", "/bucket/k", "0123456789").Header.Get("Etag")
+		modified := w.want(200, "HEAD", "/bucket/k", "").Header.Get("Last-Modified")
+		for ifRange, body := range map[string]string{
+			etag: "23", modified: "23", strings.Trim(etag, `"`): "23",
+			`"another"`: "0123456789", "W/" + etag: "0123456789", "Sat, 01 Jan 2000 00:00:00 GMT": "0123456789",
+		} {
+			status := 206
+			if len(body) == 10 {
+				status = 200
+			}
+			a := w.want(status, "GET", "/bucket/k", "", "Range", "bytes=2-3", "If-Range", ifRange)
+			if a.body != body || (status == 206) != (a.Header.Get("Content-Range") != "") {
+				t.Errorf("If-Range %s: %q, Content-Range %q", ifRange, a.body, a.Header.Get("Content-Range"))
+			}
+			w.want(status, "HEAD", "/bucket/k", "", "Range", "bytes=2-3", "If-Range", ifRange)
+		}
+		w.want(200, "GET", "/bucket/k", "", "Range", "bytes=20-30", "If-Range", `"another"`)
+		w.want(200, "GET", "/bucket/k", "", "If-Range", `"another"`)
+	})
+}
