@@ -20,6 +20,7 @@ type claim struct {
 	token       string
 	presigned   bool
 	expires     time.Duration // presigned only
+	v2          *claimV2      // instead of all the above
 }
 
 // parseAuthorization parses the value of an Authorization header of Signature Version 4.
@@ -180,23 +181,28 @@ func isHex(s string, n int) bool {
 func headerTime(r *http.Request, signed []string) (time.Time, *Error) {
 	const op = "auth.headerTime"
 	if values := r.Header.Values("X-Amz-Date"); len(values) > 0 {
-		if t, err := time.Parse(timeFormat, values[0]); err == nil && len(values) == 1 {
+		if t, ok := parseDate(values[0]); ok && len(values) == 1 {
 			return t, nil
-		}
-		if t, err := http.ParseTime(values[0]); err == nil && len(values) == 1 {
-			return t.UTC(), nil
 		}
 	} else if values := r.Header.Values("Date"); len(values) == 1 {
 		for _, n := range signed {
 			if n != "date" {
 				continue
 			}
-			for _, layout := range []string{timeFormat, http.TimeFormat, time.RFC1123Z, time.RFC850, time.ANSIC} {
-				if t, err := time.Parse(layout, values[0]); err == nil {
-					return t.UTC(), nil
-				}
+			if t, ok := parseDate(values[0]); ok {
+				return t, nil
 			}
 		}
 	}
 	return time.Time{}, refuse(op, ReasonAccessDenied, "AWS authentication requires a valid Date or x-amz-date header")
+}
+
+// parseDate parses the forms of a date that clients send: that of version 4 and those of HTTP.
+func parseDate(value string) (t time.Time, ok bool) {
+	for _, layout := range []string{timeFormat, http.TimeFormat, time.RFC1123Z, time.RFC850, time.ANSIC} {
+		if t, err := time.Parse(layout, value); err == nil {
+			return t.UTC(), true
+		}
+	}
+	return time.Time{}, false
 }

@@ -13,6 +13,7 @@
 //     length (DecodedLength -1) only io.EOF can be withheld.
 //   - No secret, and nothing derived from one, is in an error or a log. Signatures are compared in
 //     constant time.
+//   - Signature Version 2 is refused unless Config.V2 asks for it; v2.go says what it leaves open.
 //   - Host of a Request is the name that was signed. Buckets in host names must be read from it, not
 //     from the Host header: behind PublicHosts the two differ, and the header is then not signed.
 //
@@ -34,6 +35,11 @@
 //	x-amz-checksum-crc32c:sOO8/Q==\r\n                        only with a …-TRAILER payload
 //	x-amz-trailer-signature:<64 hex>\r\n                      only if signed
 //	\r\n
+//
+// Signature Version 2, where it is on; date is "" with x-amz-date, and Expires in a presigned URL:
+//
+//	METHOD \n Content-MD5 \n Content-Type \n date \n  x-amz-name:value \n …  /bucket/path?sub-resource&other=value
+//	signature       base64(HMAC-SHA1(secret, the above))
 //
 // Source: Amazon S3 API Reference, "Authenticating Requests (AWS Signature Version 4)".
 package auth

@@ -2,8 +2,6 @@ package auth
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha1" //nolint:gosec // Signature Version 2 is defined by it
 	"encoding/base64"
 	"encoding/json"
 	"slices"
@@ -140,9 +138,7 @@ func (v *Verifier) postV2(ctx context.Context, form map[string]string, policy st
 	if err != nil {
 		return Identity{}, err
 	}
-	m := hmac.New(sha1.New, []byte(secret))
-	m.Write([]byte(policy)) //nolint:errcheck // a hash never fails
-	if !sameSignature(base64.StdEncoding.EncodeToString(m.Sum(nil)), form["signature"]) {
+	if !sameSignature(signatureV2(secret, policy), form["signature"]) {
 		return Identity{}, postMismatch(key)
 	}
 	return id, checkToken(id, form["x-amz-security-token"])

@@ -35,6 +35,14 @@ type Config struct {
 	MaxSkew     time.Duration    // 0: DefaultMaxSkew
 	// PostV2 also accepts Signature Version 2 in POST forms.
 	PostV2 bool
+	// V2 also accepts requests to S3 and presigned URLs of Signature Version 2, which leaves the
+	// body, most of the query and the host uncovered, and rests on SHA-1. What reads anything else
+	// of a request, such as an admin interface, must not have it.
+	V2 bool
+	// HostBucket returns the bucket that a Host header names, or "" for a path-style address. V2
+	// needs it, and is off without it: version 2 signs the bucket's name and not the host, so who
+	// verifies and who serves must read the same bucket from it.
+	HostBucket func(host string) string
 }
 
 // Verifier verifies requests. It is safe for concurrent use.
@@ -50,6 +58,9 @@ func NewVerifier(cfg Config) *Verifier {
 	}
 	if cfg.MaxSkew == 0 {
 		cfg.MaxSkew = DefaultMaxSkew
+	}
+	if cfg.HostBucket == nil {
+		cfg.V2 = false
 	}
 	return &Verifier{cfg: cfg}
 }
@@ -71,9 +82,10 @@ type Request struct {
 	Region        string
 	Service       string
 	Presigned     bool
+	V2            bool // signed by Signature Version 2
 	SignedHeaders []string
-	Time          time.Time     // of the signature; zero for anonymous requests
-	Expires       time.Duration // of a presigned URL
+	Time          time.Time     // of the signature; zero for anonymous requests and URLs presigned by V2, which do not say it
+	Expires       time.Duration // of a presigned URL, counted from Time; zero with V2
 
 	trailers func() http.Header
 }
@@ -107,12 +119,15 @@ func (v *Verifier) verify(r *http.Request, service string) (*Request, *Error) {
 	if !ok {
 		return nil, refuse(op, ReasonInvalidURI, "Couldn't parse the specified URI.")
 	}
-	c, anonymous, err := findClaim(r, params)
+	c, anonymous, err := findClaim(r, params, v.cfg.V2 && service == "s3")
 	if err != nil {
 		return nil, err
 	}
 	if anonymous {
 		return v.anonymous(r, service)
+	}
+	if c.v2 != nil {
+		return v.verifyV2(r, c.v2, params)
 	}
 	if err := v.checkScope(c, service); err != nil {
 		return nil, err
@@ -151,8 +166,8 @@ func (v *Verifier) verify(r *http.Request, service string) (*Request, *Error) {
 	return out, nil
 }
 
-// findClaim finds the one mechanism by which r is signed, if any.
-func findClaim(r *http.Request, params []param) (c claim, anonymous bool, err *Error) {
+// findClaim finds the one mechanism by which r is signed, if any. allowV2 admits version 2.
+func findClaim(r *http.Request, params []param, allowV2 bool) (c claim, anonymous bool, err *Error) {
 	const op = "auth.findClaim"
 	var v4, v2ID, v2Signature bool
 	for _, p := range params {
@@ -166,7 +181,7 @@ func findClaim(r *http.Request, params []param) (c claim, anonymous bool, err *E
 		}
 	}
 	headers := r.Header.Values("Authorization")
-	v2 := v2ID && v2Signature
+	v2 := v2ID && v2Signature || allowV2 && (v2ID || v2Signature)
 	n := len(headers)
 	if v4 {
 		n++
@@ -181,6 +196,9 @@ func findClaim(r *http.Request, params []param) (c claim, anonymous bool, err *E
 	switch {
 	case n == 0:
 		return c, true, nil
+	case v2 && allowV2:
+		c.v2, err = parsePresignedV2(params)
+		return c, false, err
 	case v2:
 		return c, false, refuse(op, ReasonSignatureVersionNotSupported,
 			"The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.")
@@ -194,7 +212,10 @@ func findClaim(r *http.Request, params []param) (c claim, anonymous bool, err *E
 	value := strings.Trim(headers[0], " \t")
 	scheme, _, _ := strings.Cut(value, " ")
 	switch {
-	case scheme == "AWS", strings.HasPrefix(scheme, "AWS4-ECDSA-"):
+	case scheme == algorithmV2 && allowV2:
+		c.v2, err = parseAuthorizationV2(r, value)
+		return c, false, err
+	case scheme == algorithmV2, strings.HasPrefix(scheme, "AWS4-ECDSA-"):
 		return c, false, refuse(op, ReasonSignatureVersionNotSupported,
 			"The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.")
 	case !strings.HasPrefix(scheme, algorithmV4):

@@ -62,6 +62,9 @@ func (c *call) hoist() error {
 	kept := c.query[:0]
 	for _, p := range c.query {
 		n := strings.ToLower(p.name)
+		if c.auth.V2 && (p.name == "AWSAccessKeyId" || p.name == "Expires" || p.name == "Signature") {
+			continue // the signature itself, verified by now
+		}
 		if !strings.HasPrefix(n, "x-amz-") || benignParams[p.name] {
 			kept = append(kept, p)
 			continue

@@ -64,12 +64,13 @@ type Config struct {
 // its request.
 type Handler struct {
 	Config
-	table   *table
-	router  *mux.Router
-	levels  map[*mux.Route]level
-	domains []string // lower case, with a leading dot
-	slots   chan struct{}
-	hostID  string
+	table  *table
+	router *mux.Router
+	levels map[*mux.Route]level
+	slots  chan struct{}
+	// hostBucket returns the bucket of a host-style address, "" of a path-style one.
+	hostBucket func(host string) string
+	hostID     string
 }
 
 // New makes the endpoint's handler. It must be the server's root handler, or stand behind one
@@ -93,18 +94,13 @@ func New(c Config) *Handler {
 	if c.OwnerName == nil {
 		c.OwnerName = func(id string) string { return id }
 	}
-	h := &Handler{Config: c, table: newTable(operations), hostID: c.HostID}
+	h := &Handler{Config: c, table: newTable(operations), hostID: c.HostID, hostBucket: HostBucket(c.Domains)}
 	if h.hostID == "" {
 		h.hostID = strconv.FormatUint(rand.Uint64(), 16)
 	}
 	h.hostID = base64.StdEncoding.EncodeToString([]byte(h.hostID))
 	if c.MaxRequests > 0 {
 		h.slots = make(chan struct{}, c.MaxRequests)
-	}
-	for _, d := range append([]string{"localhost"}, c.Domains...) {
-		if d = strings.ToLower(strings.Trim(d, ".")); d != "" {
-			h.domains = append(h.domains, "."+d)
-		}
 	}
 	h.router = h.routes()
 	return h
@@ -150,24 +146,34 @@ func (h *Handler) virtualHost(r *http.Request, m *mux.RouteMatch) bool {
 	return true
 }
 
-func (h *Handler) hostBucket(host string) string {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
+// HostBucket returns the function by which a handler with these domains reads the bucket from a
+// Host header, "" where the address is path-style. It is what auth.Config.HostBucket has to be.
+func HostBucket(domains []string) func(host string) string {
+	var suffixes []string // lower case, with a leading dot
+	for _, d := range append([]string{"localhost"}, domains...) {
+		if d = strings.ToLower(strings.Trim(d, ".")); d != "" {
+			suffixes = append(suffixes, "."+d)
+		}
 	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	best := ""
-	for _, d := range h.domains {
-		if host == d[1:] {
+	return func(host string) string {
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		host = strings.ToLower(strings.TrimSuffix(host, "."))
+		best := ""
+		for _, d := range suffixes {
+			if host == d[1:] {
+				return ""
+			}
+			if strings.HasSuffix(host, d) && len(d) > len(best) {
+				best = d
+			}
+		}
+		if best == "" {
 			return ""
 		}
-		if strings.HasSuffix(host, d) && len(d) > len(best) {
-			best = d
-		}
+		return strings.TrimSuffix(host, best)
 	}
-	if best == "" {
-		return ""
-	}
-	return strings.TrimSuffix(host, best)
 }
 
 // call is one request on its way through a handler.

@@ -237,7 +237,10 @@ func (s *stack) rootKeys(ctx context.Context, cfg *config.Server, log *slog.Logg
 
 // openFront builds what requests meet first.
 func (s *stack) openFront(cfg *config.Server, keys rootkeys.Keys, log *slog.Logger) {
-	verifier := auth.NewVerifier(auth.Config{Keys: rootSource{keys: keys, account: s.account()}, Region: cfg.Region, AnyRegion: true})
+	check := auth.Config{Keys: rootSource{keys: keys, account: s.account()}, Region: cfg.Region, AnyRegion: true}
+	adminVerifier := auth.NewVerifier(check) // never version 2, which leaves what admin requests say uncovered
+	check.V2, check.PostV2, check.HostBucket = cfg.SigV2, cfg.SigV2, s3api.HostBucket(cfg.Domains)
+	verifier := auth.NewVerifier(check)
 	samples := console.NewSampler(func() map[uint16]func() disk.DriveInfo {
 		open := map[uint16]func() disk.DriveInfo{}
 		for _, d := range s.set.Open() {
@@ -249,7 +252,7 @@ func (s *stack) openFront(cfg *config.Server, keys rootkeys.Keys, log *slog.Logg
 	metrics := console.NewMetrics(console.Sources{Drives: s.set, Samples: samples, Stats: s.store.Stats, Backlog: backlog, Version: version})
 	admin := console.New(console.Config{
 		Version: version, Profile: profileName(s.layout().Profile()), Started: time.Now(), Drives: s.set, Samples: samples,
-		Inspector: s.store, Backlog: backlog, Verifier: verifier, Ready: s.ready, Metrics: metrics.Handler(), Logger: log,
+		Inspector: s.store, Backlog: backlog, Verifier: adminVerifier, Ready: s.ready, Metrics: metrics.Handler(), Logger: log,
 	})
 	s.handler = s3api.New(s3api.Config{
 		Store: s3api.Adapt(s.store), Verifier: verifier, Authorizer: auth.RootOnly{}, Domains: cfg.Domains, Region: cfg.Region, AnyRegion: true,

@@ -46,6 +46,7 @@ type Server struct {
 	Address         string        `koanf:"address"`
 	Region          string        `koanf:"region"`
 	Domains         []string      `koanf:"domain"`
+	SigV2           bool          `koanf:"sigv2"`       // also accept Signature Version 2
 	Profile         string        `koanf:"profile"`     // "" chooses by the number of drives
 	RRSProfile      string        `koanf:"rrs-profile"` // "" derives it from Profile
 	TLSCert         string        `koanf:"tls-cert"`
@@ -128,6 +129,8 @@ func AddFlags(fs *pflag.FlagSet) {
 		fs.String(f.name, "", text(f.name, f.usage))
 	}
 	fs.StringSlice("domain", nil, "base `DOMAIN` of virtual-host style addresses (bucket.DOMAIN); may be repeated")
+	fs.Bool("sigv2", false, "also accept Signature Version 2, for clients that know no other; off because it is obsolete: it rests on SHA-1 "+
+		"and signs neither the body nor most of the query, so that whoever sees a request or a presigned URL can change these")
 	fs.String("config", "", "YAML `FILE` with settings of the same names")
 	fs.String("unsafe-test-min-part-size", "", "for the project's own tests only")
 	fs.String("unsafe-test-chunk-size", "", "for the project's own tests only")

@@ -47,7 +47,7 @@ func TestAFlagWinsOverEnvironmentOverFileOverDefault(t *testing.T) {
 }
 
 func TestTheEnvironmentCanSetEverything(t *testing.T) {
-	env := []string{"OSTRAKA_DRIVES=/a{1...2} /b", "OSTRAKA_DOMAIN=x.test,y.test", "OSTRAKA_PROFILE=2+1", "OSTRAKA_RRS_PROFILE=3+0",
+	env := []string{"OSTRAKA_DRIVES=/a{1...2} /b", "OSTRAKA_DOMAIN=x.test,y.test", "OSTRAKA_PROFILE=2+1", "OSTRAKA_SIGV2=true", "OSTRAKA_RRS_PROFILE=3+0",
 		"OSTRAKA_ROOT_ACCESS_KEY=abc", "OSTRAKA_ROOT_SECRET_KEY=12345678", "OSTRAKA_MEMORY_LIMIT=1GiB", "OSTRAKA_SHUTDOWN_TIMEOUT=5s",
 		"OSTRAKA_TLS_CERT=c.pem", "OSTRAKA_TLS_KEY=k.pem", "OSTRAKA_SERVICE_HOST=10.0.0.1", "OSTRAKA_ENDPOINT=http://x"}
 	s, warnings, err := load(t, nil, env, "")
@@ -55,7 +55,7 @@ func TestTheEnvironmentCanSetEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Server{
-		Drives: []string{"/a1", "/a2", "/b"}, Domains: []string{"x.test", "y.test"}, Profile: "2+1", RRSProfile: "3+0",
+		Drives: []string{"/a1", "/a2", "/b"}, Domains: []string{"x.test", "y.test"}, Profile: "2+1", SigV2: true, RRSProfile: "3+0",
 		RootAccessKey: "abc", RootSecretKey: "12345678", MemoryLimit: 1 << 30, ShutdownTimeout: 5 * time.Second,
 		TLSCert: "c.pem", TLSKey: "k.pem", Address: "127.0.0.1:9000", Region: "us-east-1", CacheSize: 64 << 20, LogLevel: "info", LogFormat: "text",
 	}
@@ -86,6 +86,7 @@ func TestBadSettingsAreRefusedByName(t *testing.T) {
 		{name: "a profile without data", args: []string{"--profile", "0+2", "/d"}, says: "profile"},
 		{name: "a profile that is too wide", args: []string{"--profile", "250+6", "/d"}, says: "profile"},
 		{name: "a certificate without key", args: []string{"--tls-cert", "c", "/d"}, says: "go together"},
+		{name: "a switch that is neither on nor off", env: []string{"OSTRAKA_SIGV2=perhaps"}, args: []string{"/d"}, says: "wrong form"},
 		{name: "a log level nobody knows", args: []string{"--log-level", "loud", "/d"}, says: "log-level"},
 		{name: "a log format nobody knows", args: []string{"--log-format", "xml", "/d"}, says: "log-format"},
 		{name: "a negative timeout", args: []string{"--shutdown-timeout", "-1s", "/d"}, says: "shutdown-timeout"},
