@@ -1,6 +1,7 @@
 package s3api
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -73,6 +74,10 @@ func (h *Handler) regionOf(b *object.Bucket) string {
 	return b.Region
 }
 
+// legacyRegion is where AWS answers 200 to whoever creates a bucket that it has already
+// (CreateBucket, error BucketAlreadyOwnedByYou).
+const legacyRegion = "us-east-1"
+
 func (h *Handler) createBucket(c *call) (*response, error) {
 	if !object.ValidBucketName(c.bucket) {
 		return nil, fail("InvalidBucketName", "").with("BucketName", c.bucket)
@@ -117,7 +122,10 @@ func (h *Handler) createBucket(c *call) (*response, error) {
 	case !h.AnyRegion:
 		return nil, fail("IllegalLocationConstraintException", "The "+region+" location constraint is incompatible for the region specific endpoint this request was sent to.")
 	}
-	_, err = h.Store.CreateBucket(c.ctx, c.bucket, object.CreateBucketOptions{Owner: c.auth.Identity.AccountID, Region: region, ObjectLock: lock})
+	b, err := h.Store.CreateBucket(c.ctx, c.bucket, object.CreateBucketOptions{Owner: c.auth.Identity.AccountID, Region: region, ObjectLock: lock})
+	if errors.Is(err, object.ErrBucketOwned) && region == legacyRegion && h.regionOf(&b) == legacyRegion && b.ObjectLock == lock {
+		err = nil // as AWS does there
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -223,7 +223,8 @@ func TestRefusalsOfAuth(t *testing.T) {
 		{"anonymous", w.send(w.request("GET", "/bucket", "")), 403, "AccessDenied"},
 		{"another account", w.doAs(otherKey, "GET", "/bucket", ""), 403, "AccessDenied"},
 		{"another account's name", w.doAs(otherKey, "PUT", "/bucket", ""), 409, "BucketAlreadyExists"},
-		{"own name again", w.do("PUT", "/bucket", ""), 409, "BucketAlreadyOwnedByYou"},
+		{"own name again in us-east-1", w.do("PUT", "/bucket", ""), 200, ""},
+		{"own name again with object lock", w.do("PUT", "/bucket", "", "X-Amz-Bucket-Object-Lock-Enabled", "true"), 409, "BucketAlreadyOwnedByYou"},
 		{"expected owner", w.do("GET", "/bucket", "", "X-Amz-Expected-Bucket-Owner", "somebody"), 403, "AccessDenied"},
 		{"expected owner holds", w.do("GET", "/bucket", "", "X-Amz-Expected-Bucket-Owner", testAccount), 200, ""},
 		{"body differs", func() *answer {
