@@ -69,7 +69,7 @@ func TestClientMinioGo(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building functional_tests.go: %v\n%s", err, out)
 	}
-	s := start(t, 4)
+	s := start(t, 4, "--sigv2")
 	cmd := exec.CommandContext(ctx, suite)
 	cmd.Dir = t.TempDir() // it leaves files behind
 	cmd.Env = append(os.Environ(), "SERVER_ENDPOINT="+s.addr, "ACCESS_KEY="+accessKey, "SECRET_KEY="+secretKey, "ENABLE_HTTPS=0", "ENABLE_KMS=0",
