@@ -2,7 +2,6 @@ package auth
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -366,8 +365,6 @@ func TestVersion2RequestsSignedByMinioGo(t *testing.T) {
 				}
 				req := build("PUT", "the body")
 				req.Header.Set("Content-Type", "text/plain")
-				req.Header.Set("X-Amz-Meta-Ünï", "ü 日本")
-				req.Header.Del("X-Amz-Meta-Ünï") // net/http sends no such name
 				req.Header.Set("X-Amz-Meta-Odd", "ü 日本")
 				out := mustVerify(t, v, received(t, signer.SignV2(*req, exampleKey, exampleSecret, virtual)))
 				if b, err := io.ReadAll(out.Body); err != nil || string(b) != "the body" || !out.V2 {
@@ -406,11 +403,10 @@ func FuzzVersion2(f *testing.F) {
 		if refusal == nil || ReasonOf(refusal) == ReasonNone {
 			t.Fatalf("a forged request: %v", refusal)
 		}
-		var e *Error
 		if ReasonOf(refusal) != ReasonSignatureDoesNotMatch {
 			return
 		}
-		e = refusal.(*Error) //nolint:errorlint // Verify's own
+		e := refusal.(*Error) //nolint:errorlint // Verify's own
 		// The string that it tells is the one to sign.
 		good := build()
 		signV2(good, e.StringToSign)
@@ -439,7 +435,7 @@ func FuzzVersion2(f *testing.F) {
 			"&Signature=" + url.QueryEscape(hmacSHA1(exampleSecret, e.StringToSign))
 		r.URL = &c
 		if _, err := v.Verify(r); err == nil {
-			t.Fatal(fmt.Sprintf("%q is accepted as a presigned URL", e.StringToSign))
+			t.Fatalf("%q is accepted as a presigned URL", e.StringToSign)
 		}
 	})
 }
