@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -49,13 +50,11 @@ type Control struct {
 	log   *slog.Logger
 	state atomic.Pointer[State]
 
-	// Locks in the order in which they are taken. The first two are held across waits.
-	lifecycle  turn       // held while a voter starts or stops: a drive never has two
-	publishing turn       // held while a state is published: orders the copies
-	mu         sync.Mutex // guards what follows
-	voters     map[uint16]*voter
-	copies     map[uint16]*copyOf
-	closed     bool
+	lifecycle turn       // held, also across waits, while a voter starts or stops: a drive never has two
+	mu        sync.Mutex // guards what follows, and the order in which states are published
+	voters    map[uint16]*voter
+	copies    map[uint16]*copyOf
+	closed    bool
 
 	tasks   sync.WaitGroup // copies being written, voters being shut down or replaced
 	closing chan struct{}  // closed by Close
@@ -90,7 +89,7 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 		c.ChangeTimeout = 2 * time.Second
 	}
 	k := &Control{c: c, log: c.Logger, voters: map[uint16]*voter{}, copies: map[uint16]*copyOf{},
-		lifecycle: newTurn(), publishing: newTurn(), closing: make(chan struct{})}
+		lifecycle: newTurn(), closing: make(chan struct{})}
 	k.state.Store(emptyState())
 	for _, d := range c.Drives {
 		s, err := readCopy(d.KV)
@@ -117,21 +116,21 @@ func (k *Control) State() *State { return k.state.Load() }
 // addCopy begins to write to a drive's copy, and brings it up to the state. A copy that is newer
 // than the state becomes the state.
 func (k *Control) addCopy(d DriveStore) {
-	k.publishing.Lock()
-	defer k.publishing.Unlock()
 	old, err := readCopy(d.KV)
+	k.mu.Lock()
 	if err == nil && old != nil && old.Applied > k.State().Applied {
 		k.state.Store(old)
 	}
-	cp := &copyOf{kv: d.KV}
-	k.mu.Lock()
-	k.copies[d.Num] = cp
-	k.mu.Unlock()
 	s := k.State()
-	if err == nil && old != nil && old.Applied == s.Applied || !s.Initialized() {
-		return // up to date; the next write is whole
+	cp := &copyOf{kv: d.KV, log: k.log.With("drive", d.Num), tasks: &k.tasks}
+	k.copies[d.Num] = cp
+	if err == nil && old != nil && old.Applied == s.Applied {
+		cp.has = s.Applied // up to date; the next write is whole
+	} else if s.Initialized() {
+		cp.submit(0, nil, s)
 	}
-	k.await(map[uint16]<-chan error{d.Num: cp.submit(&k.tasks, 0, nil, s)})
+	k.mu.Unlock()
+	k.await(s.Applied, cp)
 }
 
 // copyOn returns what writes the copy of a drive; nil if the drive is not here.
@@ -141,45 +140,49 @@ func (k *Control) copyOn(num uint16) *copyOf {
 	return k.copies[num]
 }
 
-// publish makes s the state, if it is newer, and writes the copies. It reports whether all copies
-// have it; a drive that is stuck holds it up for copyTimeout once, and is left behind after that
-// until its write ends.
-func (k *Control) publish(prev uint64, raw []byte, s *State) bool {
-	k.publishing.Lock()
-	defer k.publishing.Unlock()
+// publish makes s the state, if it is newer, and begins to write the copies.
+func (k *Control) publish(prev uint64, raw []byte, s *State) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if s.Applied <= k.State().Applied {
-		return true
+		return
 	}
 	k.state.Store(s)
-	writes := map[uint16]<-chan error{}
-	k.mu.Lock()
-	for num, cp := range k.copies {
-		writes[num] = cp.submit(&k.tasks, prev, raw, s)
+	for _, cp := range k.copies {
+		cp.submit(prev, raw, s)
 	}
-	k.mu.Unlock()
-	return k.await(writes)
 }
 
-// await waits for writes of copies, at most copyTimeout, and reports whether all succeeded.
-func (k *Control) await(writes map[uint16]<-chan error) bool {
+// await waits until copies (none named: those of all drives) have what was applied up to index, and
+// reports whether all do. A drive that is stuck holds it up for copyTimeout once, and is not waited
+// for after that until it has caught up.
+func (k *Control) await(index uint64, copies ...*copyOf) bool {
+	if copies == nil {
+		k.mu.Lock()
+		copies = slices.Collect(maps.Values(k.copies))
+		k.mu.Unlock()
+	}
 	timer := time.NewTimer(copyTimeout)
 	defer timer.Stop()
-	all := true
-	for num, done := range writes {
-		var err error
-		select {
-		case err = <-done:
-		default:
+	all, late := true, false
+	for _, cp := range copies {
+		done := cp.reached(index)
+		if late {
 			select {
-			case err = <-done:
-			case <-timer.C:
-				timer.Reset(0) // the others have had their time as well
-				err = errs.E("cluster.copy", errs.Timeout, "the drive is stuck")
+			case ok := <-done:
+				all = all && ok
+			default:
+				all = false
+				cp.stuck()
 			}
+			continue
 		}
-		if err != nil {
-			all = false
-			k.log.Warn("a drive's copy of the control plane could not be written", "drive", num, "err", err)
+		select {
+		case ok := <-done:
+			all = all && ok
+		case <-timer.C:
+			all, late = false, true
+			cp.stuck()
 		}
 	}
 	return all
@@ -208,9 +211,7 @@ func (f *fsm) Apply(l *raft.Log) any {
 	prev := f.s.Applied
 	next, result := f.s.apply(l.Index, c)
 	f.s = next
-	if !f.k.publish(prev, l.Data, next) && copiesAreAll(next) {
-		return errs.E("cluster.Apply", errs.Unknown, "the change is not yet on all drives")
-	}
+	f.k.publish(prev, l.Data, next)
 	return result
 }
 
@@ -538,6 +539,8 @@ func (k *Control) withLeader(ctx context.Context, f func(v *voter, timeout time.
 			switch {
 			case err == nil:
 				return nil
+			case errs.Is(err, errs.Unknown):
+				return err
 			case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrLeadershipTransferInProgress),
 				errs.Is(err, errs.Drive):
 				// Nothing happened: another leader may do it. A leader stores an entry, and on failure
@@ -571,12 +574,13 @@ func (k *Control) change(ctx context.Context, c *command) (any, error) {
 		go func() { done <- a.Error() }() // ends with the future, which ends with the voter
 		select {
 		case err := <-done:
-			if errors.Is(err, raft.ErrRaftShutdown) {
-				// The voter stopped under the change, which may have reached the others.
-				return errs.As("cluster", errs.Unknown, err)
+			if err == nil {
+				result = a.Response()
+				if !k.await(a.Index()) && copiesAreAll(k.State()) {
+					return errs.E("cluster", errs.Unknown, "the change is not yet on all drives")
+				}
 			}
-			result = a.Response()
-			return err
+			return changeError(err)
 		case <-ctx.Done():
 			return errs.As("cluster", errs.Unknown, ctx.Err())
 		case <-time.After(timeout + copyTimeout):
@@ -590,6 +594,16 @@ func (k *Control) change(ctx context.Context, c *command) (any, error) {
 		return nil, refused
 	}
 	return result, nil
+}
+
+// changeError is what a change's error from raft means. ErrRaftShutdown comes before a change was
+// taken up as well as after it was committed, when the voter stops under it: unlike a question to
+// the leader, a change must not be tried again then.
+func changeError(err error) error {
+	if errors.Is(err, raft.ErrRaftShutdown) {
+		return errs.As("cluster", errs.Unknown, err)
+	}
+	return err
 }
 
 // Refresh makes State at least as new as everything that was answered anywhere before the call.

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"encoding/binary"
+	"log/slog"
+	"slices"
 	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -14,54 +16,110 @@ import (
 const compactAfter = 256
 
 // copyOf is one drive's copy of what was applied: a state, and the commands since. At most one
-// write is on its way at any time; while it is, newer states wait, the newest alone.
+// write is on its way at any time; what is applied meanwhile waits, and is one batch after it.
 type copyOf struct {
 	kv    metadata.KV
+	log   *slog.Logger
+	tasks *sync.WaitGroup
+
+	// Of the write on its way.
 	at    uint64 // Applied of what is stored; 0: unknown, the next write is whole
-	count int
+	count int    // commands stored behind the state
 
-	mu   sync.Mutex // guards what follows; at and count belong to the write on its way
-	busy bool
-	next *State
+	mu      sync.Mutex // guards what follows
+	has     uint64     // Applied of what is stored
+	busy    bool       // a write is on its way
+	slow    bool       // the drive was given up on until it has caught up
+	pending []applied
+	waiters []waiter
 }
 
-// submit begins to write what write writes, in a task of its own, and returns where its outcome
-// comes. If the write before is still on its way, the outcome is an error, and s follows later.
-func (c *copyOf) submit(tasks *sync.WaitGroup, prev uint64, raw []byte, s *State) <-chan error {
-	done := make(chan error, 1)
-	result := done
+// applied is a state, and how it came from the one before; without raw only the state is known.
+type applied struct {
+	prev uint64
+	raw  []byte
+	s    *State
+}
+
+// waiter is told whether the copy has reached an index.
+type waiter struct {
+	index uint64
+	done  chan<- bool
+}
+
+// submit has s written, in a task of its own, and returns at once.
+func (c *copyOf) submit(prev uint64, raw []byte, s *State) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.busy {
-		c.next = s
-		done <- errs.E("cluster.copy", errs.Busy, "the write before is not done")
-		return result
+	if len(c.pending) > compactAfter {
+		c.pending = c.pending[:0] // more than this is written as a whole
+		prev, raw = 0, nil
 	}
-	c.busy = true
-	tasks.Go(func() {
-		err := c.write(prev, raw, s)
-		for s := c.after(); ; s = c.after() {
-			if done != nil {
-				done <- err // not before after, so that who waited finds the copy idle
-				done = nil
-			}
-			if s == nil {
-				return
-			}
-			// A failure leaves the copy to the next state, which is then written whole.
-			_ = c.write(0, nil, s)
-		}
-	})
-	return result
+	c.pending = append(c.pending, applied{prev, raw, s})
+	if !c.busy {
+		c.busy = true
+		c.tasks.Go(c.run)
+	}
 }
 
-// after returns the state that waits for the write before; when there is none the copy is idle.
-func (c *copyOf) after() *State {
+// run writes until nothing is pending.
+func (c *copyOf) run() {
+	for {
+		c.mu.Lock()
+		list := c.pending
+		c.pending = nil
+		if len(list) == 0 {
+			c.busy, c.slow = false, false
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+		err := c.write(list)
+		last := list[len(list)-1].s.Applied
+		if err != nil {
+			c.log.Warn("a drive's copy of the control plane could not be written", "err", err)
+		}
+		c.mu.Lock()
+		if err == nil {
+			c.has = last
+		}
+		c.waiters = slices.DeleteFunc(c.waiters, func(w waiter) bool {
+			if w.index <= last {
+				w.done <- err == nil
+			}
+			return w.index <= last
+		})
+		c.mu.Unlock()
+	}
+}
+
+// reached brings true once the copy has what was applied up to index, which was submitted before,
+// and false if it could not be written, or if the drive is stuck.
+func (c *copyOf) reached(index uint64) <-chan bool {
+	done := make(chan bool, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.next
-	c.next, c.busy = nil, s != nil
-	return s
+	if c.has >= index || !c.busy || c.slow {
+		done <- c.has >= index
+	} else {
+		c.waiters = append(c.waiters, waiter{index, done})
+	}
+	return done
+}
+
+// stuck gives up on the drive until it has caught up: nobody waits for it.
+func (c *copyOf) stuck() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.busy || c.slow {
+		return
+	}
+	c.log.Warn("a drive's copy of the control plane is late: the drive is stuck")
+	c.slow = true
+	for _, w := range c.waiters {
+		w.done <- false
+	}
+	c.waiters = nil
 }
 
 // readCopy returns the state that a drive's copy holds; nil for none.
@@ -99,23 +157,33 @@ func readCopy(kv metadata.KV) (*State, error) {
 	return s, err
 }
 
-// write stores that s came from the state at prev by the command raw.
-func (c *copyOf) write(prev uint64, raw []byte, s *State) error {
+// write stores what list says: the commands, if they continue what is stored, or else the last
+// state as a whole. It is one batch, synced.
+func (c *copyOf) write(list []applied) error {
 	var b metadata.Batch
-	if c.at == prev && c.at != 0 && c.count < compactAfter && raw != nil {
-		k := indexKey(rowCommand, s.Applied)
-		b.Set(k, seal(k, append(protowire.AppendVarint(nil, prev), raw...)))
-		c.count++
-	} else {
+	last := list[len(list)-1].s
+	at := c.at
+	whole := at == 0 || c.count+len(list) > compactAfter
+	for _, a := range list {
+		whole = whole || a.raw == nil || a.prev != at
+		at = a.s.Applied
+	}
+	if whole {
 		k := rowKey(rowCopy)
 		b.DeleteRange(indexKey(rowCommand, 0), indexKey(rowCommand, ^uint64(0)))
-		b.Set(k, seal(k, s.encode()))
+		b.Set(k, seal(k, last.encode()))
 		c.count = 0
+	} else {
+		for _, a := range list {
+			k := indexKey(rowCommand, a.s.Applied)
+			b.Set(k, seal(k, append(protowire.AppendVarint(nil, a.prev), a.raw...)))
+		}
+		c.count += len(list)
 	}
 	c.at = 0
 	if err := c.kv.Apply(&b, true); err != nil {
 		return errs.Wrap("cluster.copy", err)
 	}
-	c.at = s.Applied
+	c.at = last.Applied
 	return nil
 }
