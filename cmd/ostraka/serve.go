@@ -73,12 +73,17 @@ func (h httpLog) Write(p []byte) (int, error) {
 func noStall(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
+		var sending *movingBody // a body that the client sends whatever we answer
 		if r.Body != nil && r.Body != http.NoBody {
 			// In a copy of the request: net/http knows by the type of its own one's body how much of what
 			// a handler left unread it may still take, and that the client waits for 100 Continue. It
 			// takes that before the answer is sent, so the deadline holds from here on, read or not.
 			b := &movingBody{ReadCloser: r.Body, move: deadline{set: rc.SetReadDeadline}}
 			b.move.progress()
+			// Where it cannot be told (HTTP/2), it is not needed.
+			if r.Header.Get("Expect") == "" && rc.EnableFullDuplex() == nil {
+				sending = b
+			}
 			inner := *r
 			inner.Body = b
 			r = &inner
@@ -92,7 +97,29 @@ func noStall(next http.Handler) http.Handler {
 			m.move.progress()
 		}()
 		next.ServeHTTP(m, r)
+		if sending != nil && !sending.ended {
+			sending.linger(rc)
+		}
 	})
+}
+
+// Bounds of what is taken in of a body after the answer to it.
+const (
+	lingerBytes = 64 << 20
+	lingerTime  = 5 * time.Second
+)
+
+// linger sends what was answered, and takes in the rest of the body for a while. A connection that
+// is closed while the client still sends is reset, and a reset throws away the answer that the
+// client has not read yet: it would see a broken connection instead of a 503.
+func (b *movingBody) linger(rc *http.ResponseController) {
+	if rc.Flush() != nil || rc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	n, err := io.CopyN(io.Discard, b.ReadCloser, lingerBytes)
+	if n < lingerBytes && errors.Is(err, io.EOF) {
+		b.move.clear() // the connection may serve another request
+	}
 }
 
 // deadline moves a deadline ahead of progress.
@@ -117,13 +144,18 @@ func (d *deadline) clear() {
 // movingBody is a request body. One goroutine reads at a time.
 type movingBody struct {
 	io.ReadCloser
-	move deadline
+	move  deadline
+	ended bool // was read to its end
 }
+
+// Close does nothing: net/http closes the body itself, behind what linger still takes in.
+func (b *movingBody) Close() error { return nil }
 
 func (b *movingBody) Read(p []byte) (int, error) {
 	b.move.progress()
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
+		b.ended = true
 		b.move.clear() // committing may take longer than sending
 	}
 	return n, err

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -64,6 +65,48 @@ func TestRefusalsAreNotHeldBackByTheBody(t *testing.T) {
 			}
 			if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 				t.Error(err)
+			}
+		})
+	}
+}
+
+// A client that sends its whole body before it looks at the answer gets the answer, and no reset.
+func TestARefusalReachesAClientThatIsStillSending(t *testing.T) {
+	for name, read := range map[string]int64{"nothing was read": 0, "some was read": 1 << 20} {
+		t.Run(name, func(t *testing.T) {
+			addr := serving(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if _, err := io.CopyN(io.Discard, r.Body, read); err != nil {
+					t.Error(err)
+				}
+				r.Body.Close() //nolint:errcheck // as handlers do
+				w.Header().Set("Content-Length", "3")
+				w.WriteHeader(http.StatusServiceUnavailable)
+				io.WriteString(w, "no\n") //nolint:errcheck // the client tells
+			}))
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close() //nolint:errcheck // read to its end, or failed
+			if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			br := bufio.NewReader(c)
+			for i := range 2 { // the connection serves another request
+				body := make([]byte, 16<<20)
+				if _, err := fmt.Fprintf(c, "PUT /b/k HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(body)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.Write(body); err != nil {
+					t.Fatalf("request %d: sending: %v", i, err)
+				}
+				resp, err := http.ReadResponse(br, nil)
+				if err != nil {
+					t.Fatalf("request %d: no answer: %v", i, err)
+				}
+				if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusServiceUnavailable {
+					t.Errorf("request %d: status %d, %v; want 503", i, resp.StatusCode, err)
+				}
 			}
 		})
 	}
