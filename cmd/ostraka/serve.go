@@ -80,8 +80,9 @@ func noStall(next http.Handler) http.Handler {
 			// takes that before the answer is sent, so the deadline holds from here on, read or not.
 			b := &movingBody{ReadCloser: r.Body, move: deadline{set: rc.SetReadDeadline}}
 			b.move.progress()
-			// Where it cannot be told (HTTP/2), it is not needed.
-			if r.Header.Get("Expect") == "" && rc.EnableFullDuplex() == nil {
+			// A client that announces Expect may send all the same: it need not wait. Where answer and
+			// body cannot overlap by hand (HTTP/2), they do so anyway.
+			if rc.EnableFullDuplex() == nil {
 				sending = b
 			}
 			inner := *r
@@ -107,18 +108,35 @@ func noStall(next http.Handler) http.Handler {
 const (
 	lingerBytes = 64 << 20
 	lingerTime  = 5 * time.Second
+	lingerIdle  = time.Second // without a byte
 )
 
 // linger sends what was answered, and takes in the rest of the body for a while. A connection that
 // is closed while the client still sends is reset, and a reset throws away the answer that the
-// client has not read yet: it would see a broken connection instead of a 503.
+// client has not read yet: it would see a broken connection instead of a 503. A client that waits
+// for 100 Continue is not asked for its body by this, as its answer has begun.
 func (b *movingBody) linger(rc *http.ResponseController) {
-	if rc.Flush() != nil || rc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+	if rc.Flush() != nil {
 		return
 	}
-	n, err := io.CopyN(io.Discard, b.ReadCloser, lingerBytes)
-	if n < lingerBytes && errors.Is(err, io.EOF) {
-		b.move.clear() // the connection may serve another request
+	end := time.Now().Add(lingerTime)
+	buf := make([]byte, 32<<10)
+	for n := 0; n < lingerBytes; {
+		d := time.Now().Add(lingerIdle)
+		if d.After(end) {
+			d = end
+		}
+		if rc.SetReadDeadline(d) != nil {
+			return
+		}
+		k, err := b.ReadCloser.Read(buf)
+		n += k
+		if errors.Is(err, io.EOF) {
+			b.move.clear() // the connection may serve another request
+		}
+		if err != nil {
+			return
+		}
 	}
 }
 

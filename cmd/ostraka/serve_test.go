@@ -72,8 +72,22 @@ func TestRefusalsAreNotHeldBackByTheBody(t *testing.T) {
 
 // A client that sends its whole body before it looks at the answer gets the answer, and no reset.
 func TestARefusalReachesAClientThatIsStillSending(t *testing.T) {
-	for name, read := range map[string]int64{"nothing was read": 0, "some was read": 1 << 20} {
+	for name, c := range map[string]struct {
+		read   int64
+		expect string
+		again  bool // the connection serves another request
+	}{
+		"nothing was read":        {0, "", true},
+		"some was read":           {1 << 20, "", true},
+		"it did not wait for 100": {0, "Expect: 100-continue\r\n", false},
+	} {
+		read := c.read
 		t.Run(name, func(t *testing.T) {
+			requests := 1
+			if c.again {
+				requests = 2
+			}
+			expect := c.expect
 			addr := serving(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if _, err := io.CopyN(io.Discard, r.Body, read); err != nil {
 					t.Error(err)
@@ -92,9 +106,9 @@ func TestARefusalReachesAClientThatIsStillSending(t *testing.T) {
 				t.Fatal(err)
 			}
 			br := bufio.NewReader(c)
-			for i := range 2 { // the connection serves another request
+			for i := range requests {
 				body := make([]byte, 16<<20)
-				if _, err := fmt.Fprintf(c, "PUT /b/k HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(body)); err != nil {
+				if _, err := fmt.Fprintf(c, "PUT /b/k HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n", expect, len(body)); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := c.Write(body); err != nil {
