@@ -142,12 +142,17 @@ func (h *Healer) clear(ctx context.Context, t *task, g placement.Group, view *me
 		}
 		fails = append(fails, d.ClearRepair(ctx, r))
 	}
-	if view == nil || view.State == nil {
-		for _, num := range t.unsettled {
-			if d, ok := h.c.Drives.Shards(num); ok {
-				fails = append(fails, d.ClearUnsettled(ctx, metadata.UnsettledRow{Address: t.addr, Partition: g.Partition}))
-			}
+	for _, num := range t.unsettled {
+		d, ok := h.c.Drives.Shards(num)
+		if !ok {
+			continue
 		}
+		// Resync has settled the row, but only this the accepts before it whose data it still names.
+		u := metadata.UnsettledRow{Address: t.addr, Partition: g.Partition}
+		if view != nil && view.State != nil {
+			u.State = view.State.ID
+		}
+		fails = append(fails, d.ClearUnsettled(ctx, u))
 	}
 	return errors.Join(fails...)
 }

@@ -59,11 +59,20 @@ type stripe struct {
 	known bool
 	head  string
 	row   *Row
+	plain bool // its mark, as far as it has one, inherits nothing; guarded by mu
 }
 
 // keep remembers the row of head; forget, that the store may have another.
-func (st *stripe) keep(head []byte, row *Row) { st.known, st.head, st.row = true, string(head), row }
-func (st *stripe) forget()                    { st.known, st.row = false, nil }
+func (st *stripe) keep(head []byte, row *Row) {
+	if !st.known || st.head != string(head) {
+		st.known, st.head, st.plain = true, string(head), false
+	}
+	st.row = row
+}
+func (st *stripe) forget() { st.known, st.row, st.plain = false, nil, false }
+
+// isPlain reports whether the mark of head is known to inherit nothing.
+func (st *stripe) isPlain(head []byte) bool { return st.known && st.plain && st.head == string(head) }
 
 // mutations break the protocol on purpose, for the tests that prove the checker. All are off.
 type mutations struct {
@@ -403,11 +412,18 @@ func (a *Acceptor) Accept(_ context.Context, m *AcceptRequest) (*AcceptReply, er
 		return nil, errs.Wrap(op, err)
 	}
 	b.Set(head, encodeRow(head, next))
-	mark := addressKey(nsUnsettled, &m.Address)
-	b.Set(mark, sealValue(mark, appendMark(m.Ballot, m.Partition, a.now())))
+	mark := unsettledMark{ballot: m.Ballot, partition: m.Partition, since: a.now().UnixNano()}
+	if keepsData(m.Address.Kind, row, &next.State) {
+		// Nobody may know yet which shards of what stays named are missing.
+		if mark.inherited, err = a.inherit(&m.Address); err != nil {
+			return nil, errs.Wrap(op, err)
+		}
+	}
+	mark.put(&b, &m.Address)
 	if err := a.write(st, head, next, &b, true); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
+	st.plain = len(mark.inherited) == 0
 	st.promises.forget(string(head), m.Ballot)
 	return &AcceptReply{Accepted: true}, nil
 }
@@ -597,6 +613,7 @@ func (a *Acceptor) decideSome(list []Decision) error {
 	sync := false
 	rows := map[string]*Row{} // as changed by this batch
 	repairs := map[string][]uint8{}
+	marks := map[string]*unsettledMark{}
 	for i := range list {
 		m := &list[i]
 		if a.member("metadata.Decide", &m.Header) != nil {
@@ -618,8 +635,16 @@ func (a *Acceptor) decideSome(list []Decision) error {
 				a.decided(&b, &m.Address, m.Partition, row)
 				b.Set(heads[i], encodeRow(heads[i], row))
 			}
-			if m.Settled {
+			if m.Settled && a.stripeOf(heads[i]).isPlain(heads[i]) {
 				b.Delete(addressKey(nsUnsettled, &m.Address))
+			} else if m.Settled {
+				if err := a.settle(&b, marks, m, true); err != nil {
+					return err
+				}
+			}
+		} else if row != nil && m.Settled && keepsMore(m.Address.Kind, &row.State) && !a.stripeOf(heads[i]).isPlain(heads[i]) {
+			if err := a.settle(&b, marks, m, false); err != nil { // too late for the row, not for what it inherits
+				return err
 			}
 		}
 		if len(m.Missing) > 0 {

@@ -25,8 +25,13 @@ func (a *Acceptor) Scan(ctx context.Context, m *ScanRequest) (reply *ScanReply, 
 			reply, err = nil, errs.Wrap(op, e)
 		}
 	}()
-	reply = new(ScanReply)
 	limit, size := pageLimit(m.Limit), 0
+	expect := min(limit, 1001)
+	if len(m.Delimiter) > 0 {
+		expect = min(limit, 64) // a page of prefixes may be short, and what it skips is long
+	}
+	reply = &ScanReply{Entries: make([]ScanEntry, 0, expect)}
+	var mem arena
 	for ok := it.SeekGE(lower); ok; {
 		if len(reply.Entries) >= limit || size > maxPageBytes {
 			reply.Truncated = true
@@ -35,20 +40,16 @@ func (a *Acceptor) Scan(ctx context.Context, m *ScanRequest) (reply *ScanReply, 
 		if len(reply.Entries)%256 == 255 && ctx.Err() != nil {
 			return nil, errs.Wrap(op, ctx.Err())
 		}
-		addr, rest, err := cutAddress(it.Key()[1:])
-		if err != nil || len(rest) > 0 {
-			return nil, errs.E(op, errs.Corrupt, "malformed key in the record store")
-		}
-		row, err := decodeRow(it.Key(), it.Value())
-		if err != nil {
+		key, value := it.Key(), it.Value()
+		size += len(value)
+		reply.Entries = append(reply.Entries, ScanEntry{})
+		e := &reply.Entries[len(reply.Entries)-1]
+		if err := e.load(&mem, key, value); err != nil {
 			return nil, errs.Wrap(op, err)
 		}
-		size += len(it.Value())
-		e := ScanEntry{Address: addr, Row: slim(row)}
 		if m.Kind != KindPart {
-			e.Prefix = commonPrefix(addr.Key, m.Prefix, m.Delimiter)
+			e.Prefix = commonPrefix(e.Address.Key, m.Prefix, m.Delimiter)
 		}
-		reply.Entries = append(reply.Entries, e)
 		if e.Prefix == nil {
 			ok = it.Next()
 			continue
@@ -60,6 +61,24 @@ func (a *Acceptor) Scan(ctx context.Context, m *ScanRequest) (reply *ScanReply, 
 		return nil, errs.Wrap(op, err)
 	}
 	return reply, nil
+}
+
+// load fills e from a stored row. It keeps nothing of key and value.
+func (e *ScanEntry) load(mem *arena, key, value []byte) error {
+	payload, err := openValue(key, value)
+	if err != nil {
+		return err
+	}
+	mem.room(len(key) + len(payload) + 16)
+	var rest []byte
+	if e.Address, rest, mem.b, err = cutAddressTo(mem.b, key[1:]); err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return errs.E("metadata.Scan", errs.Corrupt, "malformed key in the record store")
+	}
+	mem.b, err = e.head.slimTo(mem.b, payload)
+	return err
 }
 
 // commonPrefix returns what key is rolled up to, or nil.

@@ -546,7 +546,10 @@ func (m *ScanReply) AppendTo(b []byte) []byte {
 		b = putMsg(b, 1, func(b []byte) []byte {
 			b = putMsg(b, 1, e.Address.AppendTo)
 			b = putBytes(b, 2, e.Prefix)
-			return putRow(b, 3, &e.Row)
+			if e.Row == nil && e.head.enc != nil {
+				return putBytes(b, 3, e.head.enc)
+			}
+			return putRow(b, 3, e.Row)
 		})
 	}
 	return putBool(b, 2, m.Truncated)
@@ -573,6 +576,7 @@ func (m *ScanReply) Unmarshal(b []byte) error {
 }
 
 func (e *ScanEntry) unmarshal(b []byte) error {
+	e.Row = new(Row)
 	_, err := decode(b, func(f *field) bool {
 		switch f.num {
 		case 1:

@@ -75,7 +75,7 @@ func samples() map[string]codec {
 		"install": &InstallRequest{Header: h, Address: a, Row: sent, Whole: true, Full: []Version{v}},
 		"pin":     &PinRequest{Header: h, Data: erasure.DataID{1}, Chunk: 4, Ballot: b}, "pin-reply": &PinReply{Have: true, Hint: b},
 		"scan":       &ScanRequest{Header: h, Kind: KindUpload, Bucket: 7, Prefix: []byte("p"), After: []byte("q"), AfterPrefix: true, AfterSub: make([]byte, 16), Delimiter: []byte("/"), Limit: 9, Upload: UploadID{1}, From: 3},
-		"scan-reply": &ScanReply{Entries: []ScanEntry{{Address: a, Prefix: []byte("p/"), Row: sent}, {}}, Truncated: true},
+		"scan-reply": &ScanReply{Entries: []ScanEntry{{Address: a, Prefix: []byte("p/"), Row: &sent}, {Row: &Row{}}}, Truncated: true},
 		"fence":      &FenceRequest{Header: h, Bucket: 7, Epoch: 3}, "drop": &DropRequest{Header: h, Address: a, Ballot: b},
 	}
 }

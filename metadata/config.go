@@ -153,12 +153,15 @@ type RepairRow struct {
 	State Ballot
 }
 
-// UnsettledRow is a register whose row was accepted here and not yet settled.
+// UnsettledRow is a register whose row was accepted here and not yet settled, or names data of an earlier
+// row of which that is so.
 type UnsettledRow struct {
 	Address   Address
 	Partition uint32
-	Ballot    Ballot
-	Since     int64 // Unix nanoseconds of this drive
+	Ballot    Ballot // zero: the row itself is settled
+	Since     int64  // Unix nanoseconds of this drive, of the oldest
+	// State is used by ClearUnsettled only: the ID of the state of which all data was verified.
+	State Ballot
 }
 
 // GarbageRow is data that a decided row let go of. Its shards may be removed through MayDelete with

@@ -37,7 +37,7 @@
 //
 //	'a' address              head row: Row
 //	'b' address ^seq(8)      version row, newest first: Version
-//	'd' address              mark of an unsettled row: ballot, partition, since
+//	'd' address              mark of an unsettled row: ballot, partition, since; the same of earlier accepts that it inherits
 //	'e' address              repair row: partition, positions
 //	'f' bucket(8)            fence: bucket epoch, uvarint
 //	'g' unix-nanos(8) id(16) garbage: address, partition, dead data, guard

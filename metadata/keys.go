@@ -34,8 +34,8 @@ func appendEscaped(b, key []byte) []byte {
 	}
 }
 
-// cutEscaped returns the key that b begins with, and what follows it.
-func cutEscaped(b []byte) (key, rest []byte, ok bool) {
+// cutEscaped appends to key the key that b begins with, and returns what follows it.
+func cutEscaped(key, b []byte) (_, rest []byte, ok bool) {
 	for {
 		i := bytes.IndexByte(b, 0)
 		if i < 0 || i+1 >= len(b) {
@@ -70,17 +70,24 @@ func appendAddress(b []byte, a *Address) []byte {
 
 // cutAddress is the inverse of appendAddress.
 func cutAddress(b []byte) (a Address, rest []byte, err error) {
-	fail := func() (Address, []byte, error) {
-		return Address{}, nil, errs.E("metadata.cutAddress", errs.Corrupt, "malformed key in the record store")
+	a, rest, _, err = cutAddressTo(nil, b)
+	return a, rest, err
+}
+
+// cutAddressTo is cutAddress with the key appended to mem.
+func cutAddressTo(mem, b []byte) (a Address, rest, _ []byte, err error) {
+	fail := func() (Address, []byte, []byte, error) {
+		return Address{}, nil, mem, errs.E("metadata.cutAddress", errs.Corrupt, "malformed key in the record store")
 	}
 	if len(b) < 9 {
 		return fail()
 	}
 	a.Kind, a.Bucket = RegisterKind(b[0]), binary.BigEndian.Uint64(b[1:])
-	var ok bool
-	if a.Key, b, ok = cutEscaped(b[9:]); !ok {
+	all, b, ok := cutEscaped(mem, b[9:])
+	if !ok {
 		return fail()
 	}
+	a.Key = all[len(mem):len(all):len(all)]
 	if a.Kind != KindObject {
 		if len(b) < 16 {
 			return fail()
@@ -96,7 +103,7 @@ func cutAddress(b []byte) (a Address, rest []byte, err error) {
 	if a.Check() != nil {
 		return fail()
 	}
-	return a, b, nil
+	return a, b, all, nil
 }
 
 // addressKey returns the key of a's row in one namespace.

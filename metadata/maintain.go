@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -19,27 +20,166 @@ func appendBallot(b []byte, v Ballot) []byte {
 	return binary.BigEndian.AppendUint64(protowire.AppendVarint(b, v.Counter), v.Proposer)
 }
 
-func appendMark(b Ballot, partition uint32, at time.Time) []byte {
-	v := putBallot([]byte{rowFormat}, 1, b)
-	v = putUint(v, 2, uint64(partition))
-	return putFixed(v, 3, uint64(at.UnixNano()))
+// unsettledMark says which accepts on this drive are not known to be settled: that of the row, and those
+// before it whose data the row still names. The latter must outlive the settling of the row, which says
+// nothing of them.
+type unsettledMark struct {
+	ballot    Ballot // zero: the row is settled
+	partition uint32
+	since     int64
+	inherited []inheritedMark // oldest first
 }
 
-func (u *UnsettledRow) unmarshal(b []byte) error {
+// inheritedMark is one accept before that of the row. The zero ballot stands for those beyond
+// maxInherited: only a repair settles them.
+type inheritedMark struct {
+	ballot Ballot
+	since  int64
+}
+
+// maxInherited bounds what one mark remembers: accepts of one key between two flushes of decisions.
+const maxInherited = 32
+
+func (u *unsettledMark) put(b *Batch, addr *Address) {
+	key := addressKey(nsUnsettled, addr)
+	if u.ballot.IsZero() && len(u.inherited) == 0 {
+		b.Delete(key)
+		return
+	}
+	v := putBallot([]byte{rowFormat}, 1, u.ballot)
+	v = putUint(v, 2, uint64(u.partition))
+	v = putFixed(v, 3, uint64(u.since))
+	for _, i := range u.inherited {
+		v = putMsg(v, 4, func(b []byte) []byte { return putFixed(putBallot(b, 1, i.ballot), 2, uint64(i.since)) })
+	}
+	b.Set(key, sealValue(key, v))
+}
+
+func (i *inheritedMark) unmarshal(b []byte) error {
 	_, err := decode(b, func(f *field) bool {
 		switch f.num {
 		case 1:
-			u.Ballot = f.ballot()
+			i.ballot = f.ballot()
 		case 2:
-			u.Partition = f.u32()
-		case 3:
-			u.Since = int64(f.fixed())
+			i.since = int64(f.fixed())
 		default:
 			return false
 		}
 		return true
 	})
 	return err
+}
+
+func (u *unsettledMark) unmarshal(b []byte) error {
+	_, err := decode(b, func(f *field) bool {
+		switch f.num {
+		case 1:
+			u.ballot = f.ballot()
+		case 2:
+			u.partition = f.u32()
+		case 3:
+			u.since = int64(f.fixed())
+		case 4:
+			var i inheritedMark
+			f.sub(i.unmarshal)
+			u.inherited = append(u.inherited, i)
+		default:
+			return false
+		}
+		return true
+	})
+	return err
+}
+
+func (u *UnsettledRow) unmarshal(b []byte) error {
+	var m unsettledMark
+	if err := m.unmarshal(b); err != nil {
+		return err
+	}
+	u.Ballot, u.Partition, u.Since = m.ballot, m.partition, m.since
+	if len(m.inherited) > 0 {
+		u.Since = m.inherited[0].since
+	}
+	return nil
+}
+
+// keepsData reports whether next may go on naming data that row names. It errs on that side.
+func keepsData(kind RegisterKind, row *Row, next *State) bool {
+	if row == nil {
+		return false
+	}
+	kept := keepsMore(kind, next)
+	for v := row.State.Current; v != nil && !kept; v = v.Completed {
+		kept = v.Data != nil && stateNames(kind, next, v.Data.ID) || v.Manifest != nil && stateNames(kind, next, v.Manifest.ID)
+	}
+	return kept
+}
+
+// keepsMore reports whether s names data besides that of its current version.
+func keepsMore(kind RegisterKind, s *State) bool {
+	return s.Older > 0 || kind == KindPart && len(s.Dead) > 0
+}
+
+// markOf reads the mark of a register; nil: it is settled. A damaged one counts as one that only a
+// repair settles. The caller holds the register's lock.
+func (a *Acceptor) markOf(addr *Address) (*unsettledMark, error) {
+	key := addressKey(nsUnsettled, addr)
+	value, err := a.kv.Get(key)
+	if err != nil || value == nil {
+		return nil, err
+	}
+	u := new(unsettledMark)
+	b, err := openValue(key, value)
+	if err == nil {
+		err = u.unmarshal(b)
+	}
+	if errs.Is(err, errs.Corrupt) {
+		return &unsettledMark{inherited: []inheritedMark{{}}}, nil
+	}
+	return u, err
+}
+
+// inherit returns what the mark of a new row takes over from the mark there is.
+func (a *Acceptor) inherit(addr *Address) ([]inheritedMark, error) {
+	u, err := a.markOf(addr)
+	if err != nil || u == nil {
+		return nil, err
+	}
+	list := u.inherited
+	if !u.ballot.IsZero() {
+		list = append(list, inheritedMark{u.ballot, u.since})
+	}
+	if len(list) > maxInherited {
+		list[1] = inheritedMark{since: list[0].since}
+		list = list[1:]
+	}
+	return list, nil
+}
+
+// settle takes the ballot of m off the mark of its register. own: it is the row's, and whatever the mark
+// says of the row goes. marks has the marks that the batch changes.
+func (a *Acceptor) settle(b *Batch, marks map[string]*unsettledMark, m *Decision, own bool) error {
+	name := string(m.Address.AppendTo(nil))
+	u, ok := marks[name]
+	if !ok {
+		var err error
+		if u, err = a.markOf(&m.Address); err != nil {
+			return err
+		}
+		marks[name] = u
+	}
+	if u == nil {
+		return nil
+	}
+	n := len(u.inherited)
+	u.inherited = slices.DeleteFunc(u.inherited, func(i inheritedMark) bool { return i.ballot == m.Ballot })
+	if own {
+		u.ballot = Ballot{}
+	}
+	if own || len(u.inherited) < n {
+		u.put(b, &m.Address)
+	}
+	return nil
 }
 
 func appendRepair(partition uint32, positions []uint8) []byte {
@@ -222,7 +362,8 @@ func (a *Acceptor) Unsettled(after *Address, limit int) (list []UnsettledRow, er
 }
 
 // ClearUnsettled removes the mark of a register that has no row here any more, or whose row is not
-// the one that the mark is about and is decided.
+// the one that the mark is about and is decided. With State, all data that that state names was verified,
+// or is named by a repair row: if the row here holds it, the mark forgets what it inherited.
 func (a *Acceptor) ClearUnsettled(u UnsettledRow) error {
 	const op = "metadata.ClearUnsettled"
 	if err := u.Address.Check(); err != nil {
@@ -236,11 +377,23 @@ func (a *Acceptor) ClearUnsettled(u UnsettledRow) error {
 	if err != nil {
 		return errs.Wrap(op, err)
 	}
-	if row != nil && (!row.Decided || row.Ballot == u.Ballot) {
-		return nil
-	}
 	var b Batch
-	b.Delete(addressKey(nsUnsettled, &u.Address))
+	switch {
+	case !u.State.IsZero():
+		if row == nil || row.State.ID != u.State {
+			return nil
+		}
+		mark, err := a.markOf(&u.Address)
+		if err != nil || mark == nil || len(mark.inherited) == 0 {
+			return errs.Wrap(op, err)
+		}
+		mark.inherited = nil
+		mark.put(&b, &u.Address)
+	case row != nil && (!row.Decided || row.Ballot == u.Ballot):
+		return nil
+	default:
+		b.Delete(addressKey(nsUnsettled, &u.Address))
+	}
 	return errs.Wrap(op, a.kv.Apply(&b, false))
 }
 

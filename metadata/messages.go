@@ -165,7 +165,10 @@ type ScanRequest struct {
 type ScanEntry struct {
 	Address Address
 	Prefix  []byte // not nil: a common prefix; Row is the witness's
-	Row     Row
+	// Row is nil in the answer of an acceptor in this process: all drives have the row, one of them is
+	// used, and head holds what tells which.
+	Row  *Row
+	head scanHead
 }
 
 // ScanReply is a page. Truncated: more may follow behind the last entry.

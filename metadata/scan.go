@@ -41,8 +41,13 @@ func (e *ScanEntry) name() []byte {
 }
 
 func compareEntries(a, b *ScanEntry) int {
-	return cmp.Or(bytes.Compare(a.name(), b.name()), bytes.Compare(a.Address.Upload[:], b.Address.Upload[:]),
-		cmp.Compare(a.Address.Part, b.Address.Part))
+	if c := bytes.Compare(a.name(), b.name()); c != 0 {
+		return c
+	}
+	if c := bytes.Compare(a.Address.Upload[:], b.Address.Upload[:]); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Address.Part, b.Address.Part)
 }
 
 // mergeScan merges the pages of several drives. member says whether a drive's row of a key counts.
@@ -63,6 +68,13 @@ func mergeScan(sources []scanSource, member func(key []byte, drive uint16) bool)
 		}
 	}
 	at := make([]int, len(sources))
+	most := 0
+	for i := range sources {
+		most = max(most, len(sources[i].reply.Entries))
+	}
+	list = make([]candidate, 0, most)
+	rows := make([]Row, 0, most) // of the candidates, as far as they do not come decoded
+	voters := make([]*ScanEntry, 0, len(sources))
 	for {
 		var least *ScanEntry
 		for i := range sources {
@@ -77,28 +89,42 @@ func mergeScan(sources []scanSource, member func(key []byte, drive uint16) bool)
 		}
 		last = least
 		c := candidate{addr: least.Address, prefix: least.Prefix}
-		decided := map[Ballot]bool{}
+		voters = voters[:0]
+		var best *ScanEntry
+		var highest, id Ballot
 		for i := range sources {
 			es := sources[i].reply.Entries
-			if at[i] >= len(es) || place(&es[at[i]], least) != 0 {
+			if at[i] >= len(es) || &es[at[i]] != least && place(&es[at[i]], least) != 0 {
 				continue
 			}
 			e := &es[at[i]]
 			at[i]++
 			// Of a prefix, only the rows of the smallest witness count; a drive with a larger one
 			// has no row of the smallest.
-			if !sameAddress(&e.Address, &least.Address) || !member(e.Address.Key, sources[i].drive) {
+			if e != least && !sameAddress(&e.Address, &least.Address) || !member(e.Address.Key, sources[i].drive) {
 				continue
 			}
-			if c.row == nil || c.row.Ballot.Less(e.Row.Ballot) {
-				c.row = &e.Row
-			}
-			if e.Row.Decided {
-				decided[e.Row.State.ID] = true
+			voters = append(voters, e)
+			if ballot, state, _ := e.heading(); best == nil || highest.Less(ballot) {
+				best, highest, id = e, ballot, state
 			}
 		}
-		if c.row != nil {
-			c.chosen = decided[c.row.State.ID]
+		if best != nil {
+			for _, e := range voters {
+				_, state, decided := e.heading()
+				c.chosen = c.chosen || decided && state == id
+			}
+			if len(rows) == cap(rows) {
+				rows = make([]Row, 0, most) // those in use stay where they are
+			}
+			rows = append(rows, Row{})
+			if row, err := best.row(&rows[len(rows)-1]); err == nil {
+				c.row = row
+			} else {
+				// Whoever makes sure of the candidate asks all drives, and knows what to make of it.
+				rows[len(rows)-1] = Row{}
+				c.row, c.chosen = &rows[len(rows)-1], false
+			}
 		}
 		if c.row != nil || c.prefix != nil {
 			list = append(list, c)
@@ -116,7 +142,10 @@ func place(a, b *ScanEntry) int {
 
 // before orders by place, and witnesses of one prefix by key.
 func before(a, b *ScanEntry) bool {
-	return cmp.Or(place(a, b), bytes.Compare(a.Address.Key, b.Address.Key), compareEntries(a, b)) < 0
+	if c := place(a, b); c != 0 || a.Prefix == nil && b.Prefix == nil {
+		return c < 0 // keys that are at one place are the same
+	}
+	return cmp.Or(bytes.Compare(a.Address.Key, b.Address.Key), compareEntries(a, b)) < 0
 }
 
 func sameAddress(a, b *Address) bool {
@@ -136,8 +165,17 @@ func (l *listing) group(key []byte) placement.Group {
 	return lay.Group(lay.PartitionOf(l.o.Bucket, key))
 }
 
-func (l *listing) member(key []byte, drive uint16) bool {
-	return slices.Contains(l.group(key).Drives, drive)
+// members returns a function that says whether a drive is one of a key's. Calls about one key follow
+// each other, so that it looks the key up once.
+func (l *listing) members() func(key []byte, drive uint16) bool {
+	var last []byte
+	var drives []uint16
+	return func(key []byte, drive uint16) bool {
+		if drives == nil || !bytes.Equal(key, last) {
+			last, drives = key, l.group(key).Drives
+		}
+		return slices.Contains(drives, drive)
+	}
 }
 
 // Scan lists registers in the order of their keys, with their chosen states; objects without a
@@ -164,13 +202,14 @@ func (l *listing) page(ctx context.Context) (page ScanPage, err error) {
 		if err != nil {
 			return ScanPage{}, err
 		}
-		list, last, complete := mergeScan(sources, l.member)
+		list, last, complete := mergeScan(sources, l.members())
 		if !complete && last == nil {
 			return ScanPage{}, errs.E("metadata.Scan", errs.Unavailable, "a drive answered with an empty page")
 		}
 		if err := l.confirm(ctx, list); err != nil {
 			return ScanPage{}, err
 		}
+		page.Items = slices.Grow(page.Items, min(len(list), limit-len(page.Items)))
 		for i := range list {
 			cand := &list[i]
 			if cand.row == nil || !l.live(&cand.row.State) {

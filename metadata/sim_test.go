@@ -1065,6 +1065,9 @@ func (s *sim) healKey(key int) {
 		if err := d.acc.Decide(ctx, []Decision{{Header: s.head(), Address: a, Ballot: p.ballot, Settled: true}}); err != nil {
 			s.err = "heal: " + err.Error()
 		}
+		if err := d.acc.ClearUnsettled(UnsettledRow{Address: a, State: p.state.ID}); err != nil {
+			s.err = "heal: " + err.Error()
+		}
 		row, err := d.acc.row(headKey(&a))
 		if err != nil || row == nil || row.State.ID != p.state.ID || !row.Decided || row.Undo != nil {
 			s.err = fmt.Sprintf("key %d: drive %d did not converge: %+v, %v", key, i, row, err)

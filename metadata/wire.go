@@ -3,6 +3,7 @@ package metadata
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -126,12 +127,19 @@ type field struct {
 	err error // the first misuse: wrong wire type or a limit exceeded
 }
 
+// fields are for decode: known keeps none of them.
+var fields = sync.Pool{New: func() any { return new(field) }}
+
 func corrupt(msg string) error { return errs.E("metadata.decode", errs.Corrupt, msg) }
 
 // decode calls known for each field of b. known returns false for a number that it does not know:
 // below optionalField that is refused, else the field is returned in extra byte for byte.
 func decode(b []byte, known func(f *field) bool) (extra []byte, err error) {
-	var f field
+	f := fields.Get().(*field)
+	defer func() {
+		*f = field{}
+		fields.Put(f)
+	}()
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -155,7 +163,7 @@ func decode(b []byte, known func(f *field) bool) (extra []byte, err error) {
 			return nil, corrupt("malformed field")
 		}
 		f.num, f.typ, f.err = num, typ, nil
-		ok := known(&f)
+		ok := known(f)
 		switch {
 		case f.err != nil:
 			return nil, f.err
