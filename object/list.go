@@ -101,6 +101,9 @@ func (s *Store) List(ctx context.Context, bucket string, o ListOptions) (ListRes
 		if err != nil {
 			return ListResult{}, err
 		}
+		if o.Delimiter == "" && res.Objects == nil {
+			res.Objects = make([]Info, 0, len(page.Items))
+		}
 		for i := range page.Items {
 			it := &page.Items[i]
 			switch {
