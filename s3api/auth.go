@@ -138,20 +138,21 @@ func (c *call) allow(action, bucket, key, owner string) error {
 	return c.h.Authorizer.Authorize(c.ctx, c.auth.Identity, auth.Action(action), auth.Resource{ARN: arn, Owner: owner}, c.conditions)
 }
 
-// allowSource checks that the sender may read a copy's source, and that its owner is who it should be.
-func (c *call) allowSource(src copySource) error {
+// allowSource checks that the sender may read a copy's source, and that its owner is who it should
+// be; it returns the owner.
+func (c *call) allowSource(src copySource) (owner string, err error) {
 	b, err := c.h.Store.HeadBucket(c.ctx, src.bucket)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if want := c.r.Header.Get("X-Amz-Source-Expected-Bucket-Owner"); want != "" && !sameOwner(want, b.Owner) {
-		return fail("AccessDenied", "")
+		return "", fail("AccessDenied", "")
 	}
 	action := "s3:GetObject"
 	if src.versionID != nil {
 		action = "s3:GetObjectVersion"
 	}
-	return c.allow(action, src.bucket, src.key, b.Owner)
+	return b.Owner, c.allow(action, src.bucket, src.key, b.Owner)
 }
 
 // sameOwner compares an expected owner with an account. Clients send the account id of 12 digits

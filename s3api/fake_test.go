@@ -244,7 +244,7 @@ func (s *fakeStore) Put(_ context.Context, bucket, key string, body io.Reader, o
 	if err := checkWriteIf(o.If, b.current(key), key); err != nil {
 		return object.Info{}, err
 	}
-	v := &fakeVersion{data: data, info: object.Info{Key: key, Size: o.Size, ETag: hex.EncodeToString(sums.MD5), Class: o.Class, Owner: o.Owner, Headers: o.Headers, Meta: o.Meta, Checksums: sums.Checksums}}
+	v := &fakeVersion{data: data, info: object.Info{Key: key, Size: o.Size, ETag: hex.EncodeToString(sums.MD5), Class: o.Class, Owner: o.Owner, Headers: o.Headers, Meta: o.Meta, Tags: o.Tags, Checksums: sums.Checksums}}
 	s.push(b, v)
 	return v.info, nil
 }
@@ -396,6 +396,11 @@ func (s *fakeStore) source(ctx context.Context, bucket, key string, r *object.Ra
 		}
 		return c, nil, err
 	}
+	if o.CheckSource != nil {
+		if err := o.CheckSource(c.Info); err != nil {
+			return c, nil, err
+		}
+	}
 	if r != nil && r.Last >= c.Info.Size {
 		return c, nil, &object.Failure{Reason: object.ErrInvalidRange, Size: c.Info.Size}
 	}
@@ -417,6 +422,9 @@ func (s *fakeStore) Copy(ctx context.Context, srcBucket, srcKey, bucket, key str
 	if !o.ReplaceMeta {
 		put.Headers, put.Meta = c.Info.Headers, c.Info.Meta
 	}
+	if !o.ReplaceTags {
+		put.Tags = c.Info.Tags
+	}
 	if put.Checksums == nil {
 		for _, x := range c.Info.Checksums {
 			put.Checksums = append(put.Checksums, checksum.Algorithm(x.Algorithm))
@@ -428,6 +436,27 @@ func (s *fakeStore) Copy(ctx context.Context, srcBucket, srcKey, bucket, key str
 		res.SourceVersionID = c.Info.VersionID
 	}
 	return res, err
+}
+
+func (s *fakeStore) Modify(_ context.Context, bucket, key string, id *string, change func(*metadata.Version) error) (object.Info, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, err := s.enter("Modify", bucket)
+	if err != nil {
+		return object.Info{}, err
+	}
+	v, err := b.find(key, id)
+	if err != nil {
+		return object.Info{}, err
+	}
+	m := metadata.Version{Tags: slices.Clone(v.info.Tags)}
+	if err := change(&m); err != nil {
+		return object.Info{}, err
+	}
+	v.info.Tags = m.Tags
+	info := v.info
+	info.Versioning = b.Versioning
+	return info, nil
 }
 
 func (s *fakeStore) Parts(_ context.Context, bucket, key string, id *string, after, limit int) (object.Info, []object.PartInfo, bool, error) {
@@ -503,7 +532,7 @@ func (s *fakeStore) List(_ context.Context, bucket string, o object.ListOptions)
 	res := object.ListResult{Bucket: b.Bucket}
 	res.Prefixes, res.Truncated, res.Next = rollUp(names, o.Prefix, o.Delimiter, o.After, o.Limit, func(k string) {
 		i := b.keys[k][0].info
-		i.Headers, i.Meta = nil, nil
+		i.Headers, i.Meta, i.Tags = nil, nil, nil
 		res.Objects = append(res.Objects, i)
 	})
 	return res, nil
@@ -716,7 +745,7 @@ func (s *fakeStore) CompleteUpload(_ context.Context, bucket, key, id string, pa
 	case o.Checksum != nil && !bytes.Equal(o.Checksum.Value, whole.Value):
 		return object.Info{}, refuse(object.ErrBadDigest, key)
 	}
-	v.info = object.Info{Key: key, Size: int64(len(v.data)), ETag: fmt.Sprintf("%x-%d", h.Sum(nil), len(parts)), Class: u.Class, Owner: u.Owner, Headers: u.o.Headers, Meta: u.o.Meta, Checksums: []metadata.Checksum{whole}, PartCount: len(parts), Upload: true}
+	v.info = object.Info{Key: key, Size: int64(len(v.data)), ETag: fmt.Sprintf("%x-%d", h.Sum(nil), len(parts)), Class: u.Class, Owner: u.Owner, Headers: u.o.Headers, Meta: u.o.Meta, Tags: u.o.Tags, Checksums: []metadata.Checksum{whole}, PartCount: len(parts), Upload: true}
 	s.push(b, v)
 	delete(b.uploads, id)
 	return v.info, nil

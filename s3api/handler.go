@@ -199,7 +199,7 @@ type response struct {
 	status int // 200 when 0
 	header []field
 	body   []byte
-	xml    bool
+	xml    *xmlBuf // what body is part of, if it is a document
 	stream Body
 	length int64 // of stream
 	// noBody: HEAD; length is still announced.
@@ -220,7 +220,7 @@ func (p *response) setSome(name, value string) *response {
 }
 
 // respond makes an answer of a document.
-func respond(x *xmlBuf) *response { return &response{body: x.b, xml: true} }
+func respond(x *xmlBuf) *response { return &response{body: x.b, xml: x} }
 
 // serve runs one request from its address to its record.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, l level, vars map[string]string) {
@@ -380,7 +380,7 @@ func (c *call) write(p *response) bool {
 		header["Content-Length"] = []string{strconv.FormatInt(p.length, 10)}
 	case status == http.StatusNoContent || status == http.StatusNotModified:
 	default:
-		if p.xml {
+		if p.xml != nil {
 			header["Content-Type"] = []string{"application/xml"}
 		}
 		header["Content-Length"] = []string{strconv.Itoa(len(p.body))}
@@ -391,6 +391,11 @@ func (c *call) write(p *response) bool {
 			n, err := c.w.Write(p.body)
 			c.rec.BytesOut = int64(n)
 			c.rec.Err = err
+			// After a failure HTTP/2 may still be reading the body of a stream that is gone.
+			if err == nil && p.xml != nil {
+				p.xml.release()
+				p.body, p.xml = nil, nil
+			}
 		}
 		return true
 	}

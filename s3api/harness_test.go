@@ -129,7 +129,12 @@ func (w *world) do(method, target, body string, headers ...string) *answer {
 
 func (w *world) doAs(key, method, target, body string, headers ...string) *answer {
 	w.t.Helper()
-	req := w.request(method, target, body, headers...)
+	return w.signAs(key, w.request(method, target, body, headers...), body)
+}
+
+// signAs signs a request and sends it.
+func (w *world) signAs(key string, req *http.Request, body string) *answer {
+	w.t.Helper()
 	if err := auth.SignRequest(req, auth.Credentials{AccessKeyID: key, Secret: testSecret}, "us-east-1", "s3", auth.HashPayload([]byte(body)), time.Now()); err != nil {
 		w.t.Fatal(err)
 	}

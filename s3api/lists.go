@@ -188,6 +188,8 @@ func (x *xmlBuf) listTail(a *listAsk, truncated bool) {
 }
 
 func (x *xmlBuf) contents(h *Handler, objects []object.Info, encode, owner bool, metas []object.Info) {
+	var lastOwner string // of the object before, and where its element is: mostly they are all the same
+	var from, to int
 	for i := range objects {
 		o := &objects[i]
 		x.open("Contents")
@@ -196,8 +198,13 @@ func (x *xmlBuf) contents(h *Handler, objects []object.Info, encode, owner bool,
 		x.etag(o.ETag)
 		x.checksumNames(o.Checksums)
 		x.int("Size", o.Size)
-		if owner {
+		switch {
+		case owner && to > from && o.Owner == lastOwner:
+			x.b = append(x.b, x.b[from:to]...)
+		case owner:
+			lastOwner, from = o.Owner, len(x.b)
 			x.owner("Owner", o.Owner, h)
+			to = len(x.b)
 		}
 		x.elem("StorageClass", classOf(o.Class))
 		if metas != nil {

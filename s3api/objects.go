@@ -108,6 +108,9 @@ func (h *Handler) putObject(c *call) (*response, error) {
 	if o.Headers, o.Meta, o.Class, err = c.attributes(); err != nil {
 		return nil, err
 	}
+	if o.Tags, err = c.newTags(); err != nil {
+		return nil, err
+	}
 	if o.If, err = c.writeConditions(); err != nil {
 		return nil, err
 	}
@@ -160,6 +163,7 @@ func (c *call) read(open func(context.Context, string, string, object.GetOptions
 	info := &content.Info
 	p := &response{stream: content.Body, length: content.Length, noBody: head}
 	p.describe(info)
+	p.setTagCount(c, info)
 	for _, f := range overrides {
 		p.header = slices.DeleteFunc(p.header, func(x field) bool { return strings.EqualFold(x.name, f.name) })
 		p.setSome(f.name, f.value)
@@ -484,11 +488,15 @@ func (h *Handler) copyObject(c *call) (*response, error) {
 	if o.ReplaceMeta, err = c.directive("x-amz-metadata-directive"); err != nil {
 		return nil, err
 	}
-	replaceTags, err := c.directive("x-amz-tagging-directive")
-	if err != nil {
+	if o.ReplaceTags, err = c.directive("x-amz-tagging-directive"); err != nil {
 		return nil, err
 	}
-	o.ReplaceTags = replaceTags // by none: x-amz-tagging is refused
+	if !o.ReplaceTags && c.r.Header.Get("X-Amz-Tagging") != "" { // AWS ignores them
+		return nil, fail("InvalidRequest", "The x-amz-tagging header can only be used with the x-amz-tagging-directive REPLACE.")
+	}
+	if o.Put.Tags, err = c.newTags(); err != nil {
+		return nil, err
+	}
 	if v := c.r.Header.Get("X-Amz-Checksum-Algorithm"); v != "" {
 		a, err := checksum.Parse(v)
 		if err != nil {
@@ -497,8 +505,15 @@ func (h *Handler) copyObject(c *call) (*response, error) {
 		o.Put.Checksums = []checksum.Algorithm{a}
 	}
 	o.Put.Owner = c.auth.Identity.AccountID
-	if err := c.allowSource(src); err != nil {
+	owner, err := c.allowSource(src)
+	if err != nil {
 		return nil, err
+	}
+	o.CheckSource = func(i object.Info) error {
+		if o.ReplaceTags || len(i.Tags) == 0 {
+			return nil
+		}
+		return c.allowTagCopy(src, owner)
 	}
 	res, err := h.Store.Copy(c.ctx, src.bucket, src.key, c.bucket, c.key, o)
 	if err != nil {

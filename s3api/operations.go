@@ -48,7 +48,7 @@ var (
 		"x-amz-checksum-xxhash3", "x-amz-checksum-xxhash128",
 	}
 	bodyHeaders   = append([]string{"x-amz-checksum-algorithm", "x-amz-checksum-type"}, checksumHeaders...)
-	newObject     = []string{"x-amz-acl", "x-amz-storage-class"}
+	newObject     = []string{"x-amz-acl", "x-amz-storage-class", "x-amz-tagging"}
 	readHeaders   = []string{"x-amz-checksum-mode"}
 	sourceHeaders = []string{
 		"x-amz-copy-source", "x-amz-copy-source-if-match", "x-amz-copy-source-if-none-match",
@@ -85,7 +85,7 @@ var operations = []operation{
 	{name: "DeleteBucketTagging", method: "DELETE", level: levelBucket, query: []string{"tagging"}, action: "s3:PutBucketTagging"},
 	{name: "DeleteBucketWebsite", method: "DELETE", level: levelBucket, query: []string{"website"}, action: "s3:DeleteBucketWebsite"},
 	{name: "DeleteObject", method: "DELETE", level: levelObject, params: []string{"versionId"}, headers: []string{"x-amz-bypass-governance-retention", "x-amz-if-match-last-modified-time", "x-amz-if-match-size"}, action: "s3:DeleteObject", versionAction: "s3:DeleteObjectVersion", handler: (*Handler).deleteObject},
-	{name: "DeleteObjectTagging", method: "DELETE", level: levelObject, query: []string{"tagging"}, params: []string{"versionId"}, action: "s3:DeleteObjectTagging", versionAction: "s3:DeleteObjectVersionTagging"},
+	{name: "DeleteObjectTagging", method: "DELETE", level: levelObject, query: []string{"tagging"}, params: []string{"versionId"}, action: "s3:DeleteObjectTagging", versionAction: "s3:DeleteObjectVersionTagging", handler: (*Handler).deleteObjectTagging},
 	{name: "DeleteObjects", method: "POST", level: levelBucket, query: []string{"delete"}, headers: slices.Concat(bodyHeaders, []string{"x-amz-bypass-governance-retention"}), handler: (*Handler).deleteObjects},
 	{name: "DeletePublicAccessBlock", method: "DELETE", level: levelBucket, query: []string{"publicAccessBlock"}, action: "s3:PutBucketPublicAccessBlock"},
 	{name: "GetBucketAbac", method: "GET", level: levelBucket, query: []string{"abac"}, action: "s3:GetBucketAbac"},
@@ -119,7 +119,7 @@ var operations = []operation{
 	{name: "GetObjectLegalHold", method: "GET", level: levelObject, query: []string{"legal-hold"}, params: []string{"versionId"}, action: "s3:GetObjectLegalHold"},
 	{name: "GetObjectLockConfiguration", method: "GET", level: levelBucket, query: []string{"object-lock"}, action: "s3:GetBucketObjectLockConfiguration"},
 	{name: "GetObjectRetention", method: "GET", level: levelObject, query: []string{"retention"}, params: []string{"versionId"}, action: "s3:GetObjectRetention"},
-	{name: "GetObjectTagging", method: "GET", level: levelObject, query: []string{"tagging"}, params: []string{"versionId"}, action: "s3:GetObjectTagging", versionAction: "s3:GetObjectVersionTagging"},
+	{name: "GetObjectTagging", method: "GET", level: levelObject, query: []string{"tagging"}, params: []string{"versionId"}, action: "s3:GetObjectTagging", versionAction: "s3:GetObjectVersionTagging", handler: (*Handler).getObjectTagging},
 	{name: "GetObjectTorrent", method: "GET", level: levelObject, query: []string{"torrent"}, action: "s3:GetObjectTorrent"},
 	{name: "GetPublicAccessBlock", method: "GET", level: levelBucket, query: []string{"publicAccessBlock"}, action: "s3:GetBucketPublicAccessBlock"},
 	{name: "HeadBucket", method: "HEAD", level: levelBucket, action: "s3:ListBucket", handler: (*Handler).headBucket},
@@ -161,7 +161,7 @@ var operations = []operation{
 	{name: "PutObjectLegalHold", method: "PUT", level: levelObject, query: []string{"legal-hold"}, params: []string{"versionId"}, action: "s3:PutObjectLegalHold"},
 	{name: "PutObjectLockConfiguration", method: "PUT", level: levelBucket, query: []string{"object-lock"}, action: "s3:PutBucketObjectLockConfiguration"},
 	{name: "PutObjectRetention", method: "PUT", level: levelObject, query: []string{"retention"}, params: []string{"versionId"}, action: "s3:PutObjectRetention"},
-	{name: "PutObjectTagging", method: "PUT", level: levelObject, query: []string{"tagging"}, params: []string{"versionId"}, action: "s3:PutObjectTagging", versionAction: "s3:PutObjectVersionTagging"},
+	{name: "PutObjectTagging", method: "PUT", level: levelObject, query: []string{"tagging"}, params: []string{"versionId"}, headers: bodyHeaders, action: "s3:PutObjectTagging", versionAction: "s3:PutObjectVersionTagging", handler: (*Handler).putObjectTagging},
 	{name: "PutPublicAccessBlock", method: "PUT", level: levelBucket, query: []string{"publicAccessBlock"}, action: "s3:PutBucketPublicAccessBlock"},
 	{name: "RenameObject", method: "PUT", level: levelObject, query: []string{"renameObject"}, action: "s3express:RenameObject"},
 	{name: "RestoreObject", method: "POST", level: levelObject, query: []string{"restore"}, params: []string{"versionId"}, action: "s3:RestoreObject"},

@@ -170,9 +170,9 @@ func realStore(t testing.TB) Store {
 
 // onEveryStore runs a test over the fake, which shows that the test is right about the handlers,
 // and over the real store, which shows that the fake is right about the store.
-func onEveryStore(t *testing.T, test func(t *testing.T, w *world)) {
-	t.Run("fake", func(t *testing.T) { test(t, newWorld(t)) })
+func onEveryStore(t *testing.T, test func(t *testing.T, w *world), change ...func(*Config)) {
+	t.Run("fake", func(t *testing.T) { test(t, newWorld(t, change...)) })
 	t.Run("real", func(t *testing.T) {
-		test(t, newWorld(t, func(c *Config) { c.Store = realStore(t) }))
+		test(t, newWorld(t, append(change, func(c *Config) { c.Store = realStore(t) })...))
 	})
 }

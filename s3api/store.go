@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 
+	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/object"
 )
 
@@ -34,6 +35,8 @@ type ObjectStore interface {
 	Delete(ctx context.Context, bucket, key string, o object.DeleteOptions) (object.DeleteResult, error)
 	DeleteMany(ctx context.Context, bucket string, keys []object.DeleteRequest) ([]object.DeleteOutcome, error)
 	Copy(ctx context.Context, srcBucket, srcKey, bucket, key string, o object.CopyOptions) (object.CopyResult, error)
+	// Modify changes a version in place: change gets a copy, and may run several times.
+	Modify(ctx context.Context, bucket, key string, versionID *string, change func(*metadata.Version) error) (object.Info, error)
 	Parts(ctx context.Context, bucket, key string, versionID *string, after, limit int) (object.Info, []object.PartInfo, bool, error)
 }
 

@@ -18,6 +18,9 @@ func (h *Handler) createMultipartUpload(c *call) (*response, error) {
 	if o.Headers, o.Meta, o.Class, err = c.attributes(); err != nil {
 		return nil, err
 	}
+	if o.Tags, err = c.newTags(); err != nil {
+		return nil, err
+	}
 	if o.ChecksumAlgorithm, o.ChecksumType, err = c.uploadChecksum(); err != nil {
 		return nil, err
 	}
@@ -140,7 +143,7 @@ func (h *Handler) uploadPartCopy(c *call) (*response, error) {
 			return nil, err
 		}
 	}
-	if err := c.allowSource(src); err != nil {
+	if _, err := c.allowSource(src); err != nil {
 		return nil, err
 	}
 	up, err := h.Store.HeadUpload(c.ctx, c.bucket, c.key, c.query.get("uploadId"))
