@@ -479,7 +479,11 @@ func (d *Drive) sealInline(addr metadata.Address, m *metadata.Seal) error {
 		return err
 	}
 	if row != nil && row.Inline != nil && row.ID.Index == m.Index {
-		return nil
+		// A damaged row is replaced: to leave it would make its damage last.
+		err := erasure.VerifyInline(row.Profile, m.Data.ID, row.BodySize, int(m.Index), row.Inline)
+		if err == nil || errs.Is(err, errs.Unsupported) {
+			return nil
+		}
 	}
 	if err := d.room(); err != nil {
 		return err
