@@ -2,6 +2,7 @@ package object
 
 import (
 	"context"
+	"time"
 
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
@@ -119,6 +120,21 @@ func (s *Store) DeleteMany(ctx context.Context, bucket string, keys []DeleteRequ
 	return out, nil
 }
 
+// notLive is the failure of a request for a version that is a delete marker, or nil: not there.
+func notLive(bucket, key string, versionID *string, v *metadata.Version) *Failure {
+	f := &Failure{Reason: ErrNoSuchKey, Bucket: bucket, Key: key}
+	if versionID != nil {
+		f.Reason, f.VersionID = ErrNoSuchVersion, *versionID
+	}
+	if v != nil {
+		f.DeleteMarker, f.VersionID, f.ModTime = true, formatVersionID(v.ID), time.Unix(0, v.ModTime).UTC()
+		if versionID != nil {
+			f.Reason = ErrMethodNotAllowed
+		}
+	}
+	return f
+}
+
 // Modify changes one version in place: its tags, its lock. change gets a copy, may run several times,
 // and must not touch Seq, ID or what describes the body; its error ends the request unchanged.
 func (s *Store) Modify(ctx context.Context, bucket, key string, versionID *string, change func(*metadata.Version) error) (Info, error) {
@@ -137,17 +153,19 @@ func (s *Store) Modify(ctx context.Context, bucket, key string, versionID *strin
 	_, err = s.update(ctx, op, p, p.object(), metadata.Operation{Query: metadata.Query{Seqs: []uint64{seq}}},
 		func(base *metadata.State, r rows, _ *removal) (*metadata.Change, error) {
 			var at *metadata.Version
-			if base != nil && base.Current != nil {
-				if at = base.Current; versionID != nil && at.Seq != seq {
-					at = r.bySeq(seq)
+			if versionID == nil {
+				if base != nil {
+					at = base.Current
+				}
+			} else {
+				// The null version may be another one by now.
+				var need uint64
+				if at, need = find(base, r, id); need != 0 && need != seq && r.bySeq(need) == nil {
+					return nil, &needRow{need}
 				}
 			}
-			if at == nil || !at.IsLive() || versionID != nil && at.ID != id {
-				reason := ErrNoSuchKey
-				if versionID != nil {
-					reason = ErrNoSuchVersion
-				}
-				return nil, fail(op, &Failure{Reason: reason, Bucket: bucket, Key: key})
+			if at == nil || !at.IsLive() {
+				return nil, fail(op, notLive(bucket, key, versionID, at))
 			}
 			next := *at
 			if err := change(&next); err != nil {
