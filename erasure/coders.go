@@ -42,6 +42,7 @@ type Coders struct {
 	pool    *bufpool.Pool
 	codecs  sync.Map // Profile → reedsolomon.Encoder
 	latency latency
+	readers atomic.Int64 // ranges being written: they share readMemory
 
 	// mu guards running.
 	mu      sync.Mutex

@@ -199,6 +199,8 @@ func (r *ChunkReader) WriteRange(ctx context.Context, w io.Writer, off, n int64)
 	if n == 0 {
 		return nil
 	}
+	r.coders.readers.Add(1)
+	defer r.coders.readers.Add(-1)
 	fetching, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.ctx, cancel)()
@@ -250,12 +252,22 @@ func (r *ChunkReader) segmentAt(off, end int64) (*segment, int64) {
 		s.want[j] = true
 	}
 	if first == 0 && to == r.g.k-1 { // a whole stripe: take more of them
-		for s.b-s.a < r.group && (last+1)/r.g.k > s.b {
+		for group := r.groupNow(); s.b-s.a < group && (last+1)/r.g.k > s.b; {
 			s.b++
 		}
 	}
 	s.to = min(int64(s.b)*stripe, end)
 	return s, s.to
+}
+
+// readMemory is what the segments of all readers together should take, in bytes, without those of
+// hedged reads: with few readers each takes large ones, with many small ones.
+const readMemory = 32 << 20
+
+// groupNow returns how many whole stripes a segment may have.
+func (r *ChunkReader) groupNow() int {
+	segments := max(r.coders.readers.Load(), 1) * int64(max(r.o.ReadAhead, 0)+1)
+	return max(1, min(r.group, int(readMemory/segments/int64(r.g.k*BlockSize))))
 }
 
 // blockAt returns the number, in the order of the body, of the block that holds the byte at off.
