@@ -270,6 +270,11 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 			todo = append(todo, j)
 		case errs.Is(err, errs.NotFound):
 			todo = append(todo, j)
+		case !d.Inline() && errs.Is(err, errs.Drive) && answers(ctx, s.drive, c):
+			// A sector that cannot be read: only a new file heals that. What can be read of this one still counts.
+			h.c.Logger.Warn("a shard that cannot be read was found", "drive", s.num, "shard", c.Shard(j).String(), "err", err)
+			s.damaged = true
+			todo = append(todo, j)
 		default: // it does not answer well enough to be written to
 			b.damaged++
 		}
@@ -288,6 +293,13 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 		}
 	}
 	return b, err
+}
+
+// answers reports whether a drive that could not read a shard is well otherwise: one that has failed
+// refuses everything.
+func answers(ctx context.Context, d node.Drive, c erasure.Chunk) bool {
+	_, err := d.ShardRows(ctx, c.Data, c.Index, 1)
+	return err == nil
 }
 
 func owner(a metadata.Address) erasure.Owner {
