@@ -29,7 +29,7 @@ type EncoderOptions struct {
 	// Group is the most stripes that are written with one call, which makes larger writes with small
 	// k. Default: as many as make 1 MiB per shard.
 	Group int
-	// Memory is what the buffers of all streams together should take, in bytes; default 62 MiB. New
+	// Memory is what the buffers of all streams together should take, in bytes; default 48 MiB. New
 	// streams get smaller groups as it fills, down to two groups of one stripe, which they get in
 	// any case: a bound on the number of streams is the caller's.
 	Memory int64
@@ -71,7 +71,7 @@ func NewEncoder(o Options) *Encoder {
 		o.Group = 1 << 20 / BlockSize
 	}
 	if o.Memory <= 0 {
-		o.Memory = 62 << 20
+		o.Memory = 48 << 20
 	}
 	if o.LagTimeout <= 0 {
 		o.LagTimeout = 10 * time.Second
