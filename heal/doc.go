@@ -20,7 +20,9 @@
 // their register, and removed if nothing can come to refer to them (Orphans).
 //
 // Registers with the least redundancy left come first. A register that could not be tended fully
-// (drives are away, too few shards) keeps its rows, and waits with growing pauses.
+// (drives are away, too few shards) keeps its rows, and waits with growing pauses. No call to a drive is
+// waited for without bound: a drive that lets one run out of time is away for the rest of the pass, and
+// as long as such a call has not come back.
 //
 // Invariants: a repair row is cleared only after what it names was read back and verified; nothing is
 // deleted merely because nobody was found who wants it; at most Config.Concurrency registers are tended at a time.

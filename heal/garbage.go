@@ -74,7 +74,7 @@ func (h *Healer) dead(ctx context.Context, r *metadata.GarbageRow) error {
 			cg = l.Group(l.ChunkPartition(r.Dead.Data.ID, i, g.Partition))
 		}
 		for _, num := range cg.Drives {
-			d, ok := h.c.Drives.Shards(num)
+			d, ok := h.drive(num)
 			if !ok {
 				away = errs.E(op, errs.Unavailable, "a drive that may hold garbage is away")
 				continue
@@ -95,7 +95,7 @@ func (h *Healer) dead(ctx context.Context, r *metadata.GarbageRow) error {
 func (h *Healer) parts(ctx context.Context, l *placement.Layout, g placement.Group, epoch uint64, a *metadata.Address, upload metadata.UploadID) error {
 	var away []uint16
 	for _, d := range l.Drives() {
-		if _, ok := h.c.Drives.Shards(d.Num); !ok {
+		if _, ok := h.drive(d.Num); !ok {
 			away = append(away, d.Num)
 		}
 	}

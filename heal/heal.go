@@ -48,6 +48,9 @@ type Config struct {
 	// OrphanEvery is the period of the collection of orphans, and OrphanAge the age from which a shard that
 	// no record names counts as one; 0 means 24 hours each. OrphanEvery < 0: never.
 	OrphanEvery, OrphanAge time.Duration
+	// CallTimeout bounds one call to a drive, besides a second for each MiB that it is about; a drive that
+	// takes longer counts as away for the rest of a pass. 0 means 30 s.
+	CallTimeout time.Duration
 	// Pace, if not nil, is called before each register, and waits while requests need the drives.
 	Pace func(ctx context.Context) error
 }
@@ -79,12 +82,14 @@ type Healer struct {
 	wake   chan struct{}
 	shards atomic.Int64
 	bytes  atomic.Int64
+	calls  sync.WaitGroup // to drives; Wait waits for them
 
 	// mu guards the fields below.
 	mu       sync.Mutex
 	progress Progress
 	retry    map[string]*pause            // registers that wait, by address
 	since    map[erasure.DataID]time.Time // when dead data was first met
+	hangs    hangs
 }
 
 type pause struct {
@@ -110,7 +115,7 @@ func New(c Config) *Healer {
 	for _, d := range []struct {
 		at *time.Duration
 		by time.Duration
-	}{{&c.Every, 10 * time.Second}, {&c.Grace, time.Minute}, {&c.SettleAfter, 30 * time.Second}, {&c.OrphanAge, 24 * time.Hour}} {
+	}{{&c.Every, 10 * time.Second}, {&c.Grace, time.Minute}, {&c.SettleAfter, 30 * time.Second}, {&c.CallTimeout, 30 * time.Second}, {&c.OrphanAge, 24 * time.Hour}} {
 		if *d.at <= 0 {
 			*d.at = d.by
 		}
@@ -118,7 +123,8 @@ func New(c Config) *Healer {
 	if c.OrphanEvery == 0 {
 		c.OrphanEvery = 24 * time.Hour
 	}
-	return &Healer{c: c, wake: make(chan struct{}, 1), retry: make(map[string]*pause), since: make(map[erasure.DataID]time.Time)}
+	return &Healer{c: c, wake: make(chan struct{}, 1), retry: make(map[string]*pause), since: make(map[erasure.DataID]time.Time),
+		hangs: hangs{late: make(map[uint16]bool), stuck: make(map[uint16]int)}}
 }
 
 // Run works until ctx ends.
@@ -145,6 +151,22 @@ func (h *Healer) Run(ctx context.Context) {
 			orphans = h.c.Now().Add(h.c.OrphanEvery)
 		}
 		timer.Reset(h.c.Every)
+	}
+}
+
+// Wait waits, once nothing runs any more, for calls that were left behind in drives that hang, or until
+// ctx ends.
+func (h *Healer) Wait(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { // ends with the calls: it is one of them
+		defer close(done)
+		h.calls.Wait()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return errs.Wrap("heal.Wait", ctx.Err())
 	}
 }
 
@@ -188,6 +210,7 @@ func (h *Healer) Pass(ctx context.Context) error {
 	if h.c.Layout() == nil {
 		return nil
 	}
+	h.newPass()
 	tasks, err := h.gather(ctx)
 	if err != nil {
 		return errs.Wrap("heal.Pass", err)
@@ -256,7 +279,7 @@ func (h *Healer) tend(ctx context.Context, t *task) {
 // level says how bad an error is: below 0 drives are merely away, 0 is none, above 0 something is wrong.
 func level(err error) int {
 	switch errs.KindOf(err) {
-	case errs.Unavailable, errs.Drive, errs.Busy, errs.Stale, errs.Conflict:
+	case errs.Unavailable, errs.Drive, errs.Busy, errs.Stale, errs.Conflict, errs.Timeout:
 		if err != nil {
 			return -1
 		}
@@ -280,7 +303,7 @@ func (h *Healer) gather(ctx context.Context) ([]*task, error) {
 		return t
 	}
 	var fails []error
-	for _, d := range h.c.Local() {
+	for _, d := range h.local() {
 		err := errors.Join(h.repairs(ctx, d, get, by), h.unsettled(ctx, d, get, by), h.wideGarbage(ctx, d, get))
 		if ctx.Err() != nil {
 			return nil, ctx.Err()

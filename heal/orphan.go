@@ -28,9 +28,10 @@ func (h *Healer) Orphans(ctx context.Context, age time.Duration) (removed int, e
 	if l == nil {
 		return 0, nil
 	}
+	h.newPass()
 	seen := make(map[orphanID]bool)
 	var fails []error
-	for _, d := range h.c.Local() {
+	for _, d := range h.local() {
 		n, err := h.orphansOf(ctx, l, d, h.c.Now().Add(-age), seen)
 		removed += n
 		fails = append(fails, err)
@@ -115,7 +116,7 @@ func (h *Healer) orphan(ctx context.Context, l *placement.Layout, d node.Drive, 
 	cg := l.Group(l.ChunkPartition(r.ID.Data, r.ID.Chunk, g.Partition))
 	var fails []error
 	for _, num := range cg.Drives {
-		holder, ok := h.c.Drives.Shards(num)
+		holder, ok := h.drive(num)
 		if !ok {
 			continue // it judges its own when it is back
 		}

@@ -65,7 +65,7 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 	var here []int // positions whose drive is here
 	var done []uint8
 	for pos, num := range g.Drives {
-		if _, ok := h.c.Drives.Shards(num); ok {
+		if _, ok := h.drive(num); ok {
 			here, done = append(here, pos), append(done, uint8(pos))
 		}
 	}
@@ -104,7 +104,7 @@ func (h *Healer) keep(ctx context.Context, t *task, g placement.Group) error {
 	}
 	var fails []error
 	for _, num := range g.Drives {
-		d, ok := h.c.Drives.Shards(num)
+		d, ok := h.drive(num)
 		if !ok {
 			continue
 		}
@@ -132,7 +132,7 @@ func sameState(a, b *metadata.View) bool {
 func (h *Healer) clear(ctx context.Context, t *task, g placement.Group, view *metadata.View, positions []uint8) error {
 	var fails []error
 	for _, num := range t.repair {
-		d, ok := h.c.Drives.Shards(num)
+		d, ok := h.drive(num)
 		if !ok {
 			continue
 		}
@@ -143,7 +143,7 @@ func (h *Healer) clear(ctx context.Context, t *task, g placement.Group, view *me
 		fails = append(fails, d.ClearRepair(ctx, r))
 	}
 	for _, num := range t.unsettled {
-		d, ok := h.c.Drives.Shards(num)
+		d, ok := h.drive(num)
 		if !ok {
 			continue
 		}
@@ -209,7 +209,7 @@ func (h *Healer) bodies(ctx context.Context, g placement.Group, a metadata.Addre
 // versions reads a page of version rows from any member that holds the state of view.
 func (h *Healer) versions(ctx context.Context, g placement.Group, a metadata.Address, view *metadata.View, below uint64) ([]metadata.Version, bool, error) {
 	for _, num := range g.Drives {
-		d, ok := h.c.Drives.Shards(num)
+		d, ok := h.drive(num)
 		if !ok {
 			continue
 		}
@@ -256,7 +256,7 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 	for j := range shards {
 		s := &shards[j]
 		s.num = cg.Drives[places[j]]
-		if s.drive, _ = h.c.Drives.Shards(s.num); s.drive == nil {
+		if s.drive, _ = h.drive(s.num); s.drive == nil {
 			b.away++
 			continue
 		}
@@ -270,6 +270,9 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 			todo = append(todo, j)
 		case errs.Is(err, errs.NotFound):
 			todo = append(todo, j)
+		case errs.Is(err, errs.Timeout) && ctx.Err() == nil:
+			s.drive = nil
+			b.away++
 		case !d.Inline() && errs.Is(err, errs.Drive) && answers(ctx, s.drive, c):
 			// A sector that cannot be read: only a new file heals that. What can be read of this one still counts.
 			h.c.Logger.Warn("a shard that cannot be read was found", "drive", s.num, "shard", c.Shard(j).String(), "err", err)
@@ -358,7 +361,7 @@ func (h *Healer) rebuildFiles(ctx context.Context, a metadata.Address, d *metada
 		}
 		j := damaged[0]
 		damaged = damaged[1:]
-		err := erasure.Rebuild(ctx, c, sources(c, shards), map[int]erasure.Sink{j: discard{}}, erasure.ReadOptions{Coders: h.c.Coders})
+		err := h.rebuild(ctx, c, shards, map[int]erasure.Sink{j: discard{}})
 		if err == nil {
 			err = h.writeFiles(ctx, a, d, c, shards, []int{j})
 		}
@@ -412,7 +415,7 @@ func (h *Healer) writeFiles(ctx context.Context, a metadata.Address, d *metadata
 		shards[j].damaged = false
 		sinks[j], aborts[j] = w, func() { w.Abort() }
 	}
-	err := erasure.Rebuild(ctx, c, sources(c, shards), sinks, erasure.ReadOptions{Coders: h.c.Coders})
+	err := h.rebuild(ctx, c, shards, sinks)
 	var partly *erasure.RebuildError
 	if err != nil && !errors.As(err, &partly) {
 		return errors.Join(append(fails, err)...)

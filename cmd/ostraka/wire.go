@@ -176,9 +176,14 @@ func (s *stack) startHeal(ctx context.Context, log *slog.Logger) {
 	ctx, s.stopHeal = context.WithCancel(context.WithoutCancel(ctx))
 	s.healing.Go(func() { h.Run(ctx) })
 	s.healer.Store(h)
-	s.onClose(func(context.Context) error {
+	s.onClose(func(ctx context.Context) error {
 		s.stopHeal()
 		s.healing.Wait()
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err := h.Wait(ctx); err != nil { // it must not hold up the others: closing the drives fences it off
+			log.Warn("a repair is left behind in a drive that hangs", "err", err)
+		}
 		return nil
 	})
 }
