@@ -216,11 +216,16 @@ func (v *Version) AppendTo(b []byte) []byte {
 }
 
 // Unmarshal replaces v by what AppendTo wrote.
-func (v *Version) Unmarshal(b []byte) error { return v.unmarshal(b, true) }
+func (v *Version) Unmarshal(b []byte) error { return v.unmarshal(b, true, false) }
 
-func (v *Version) unmarshal(b []byte, nest bool) (err error) {
+// unmarshal with brief leaves out what no listing of objects shows: headers, metadata, tags, and where
+// the body lies.
+func (v *Version) unmarshal(b []byte, nest, brief bool) (err error) {
 	*v = Version{}
 	v.Extra, err = decode(b, func(f *field) bool {
+		if brief && (f.num >= 9 && f.num <= 11 || f.num == 15 || f.num == 17) {
+			return true
+		}
 		switch f.num {
 		case 1:
 			v.Kind = VersionKind(f.u8())
@@ -284,7 +289,7 @@ func (v *Version) unmarshal(b []byte, nest bool) (err error) {
 				return true
 			}
 			v.Completed = new(Version)
-			f.sub(func(b []byte) error { return v.Completed.unmarshal(b, false) })
+			f.sub(func(b []byte) error { return v.Completed.unmarshal(b, false, false) })
 		default:
 			return false
 		}
@@ -406,7 +411,7 @@ func (s *State) appendState(b []byte, at Ballot) []byte {
 	return append(b, s.Extra...)
 }
 
-func (s *State) unmarshalState(b []byte, at Ballot) (err error) {
+func (s *State) unmarshalState(b []byte, at Ballot, brief bool) (err error) {
 	*s = State{ID: at}
 	s.Extra, err = decode(b, func(f *field) bool {
 		switch f.num {
@@ -418,7 +423,7 @@ func (s *State) unmarshalState(b []byte, at Ballot) (err error) {
 			s.Index = f.uint()
 		case 4:
 			s.Current = new(Version)
-			f.sub(s.Current.Unmarshal)
+			f.sub(func(b []byte) error { return s.Current.unmarshal(b, true, brief) })
 		case 5:
 			s.Older = f.uint()
 		case 6:
@@ -466,7 +471,7 @@ func (r *RingEntry) unmarshal(b []byte) error {
 func (s *State) AppendTo(b []byte) []byte { return s.appendState(b, Ballot{}) }
 
 // Unmarshal replaces s by what AppendTo wrote.
-func (s *State) Unmarshal(b []byte) error { return s.unmarshalState(b, Ballot{}) }
+func (s *State) Unmarshal(b []byte) error { return s.unmarshalState(b, Ballot{}, false) }
 
 // AppendTo appends the encoding of r, as it travels and as it lies in the store (there followed by
 // a checksum).
@@ -492,9 +497,9 @@ func (r *Row) AppendTo(b []byte) []byte {
 }
 
 // Unmarshal replaces r by what AppendTo wrote.
-func (r *Row) Unmarshal(b []byte) error { return r.unmarshal(b, true) }
+func (r *Row) Unmarshal(b []byte) error { return r.unmarshal(b, true, false) }
 
-func (r *Row) unmarshal(b []byte, nest bool) error {
+func (r *Row) unmarshal(b []byte, nest, brief bool) error {
 	*r = Row{}
 	_, err := decode(b, func(f *field) bool {
 		switch f.num {
@@ -503,7 +508,7 @@ func (r *Row) unmarshal(b []byte, nest bool) error {
 		case 2:
 			r.Decided = f.bool()
 		case 3:
-			f.sub(func(b []byte) error { return r.State.unmarshalState(b, r.Ballot) })
+			f.sub(func(b []byte) error { return r.State.unmarshalState(b, r.Ballot, brief) })
 		case 4:
 			if !nest {
 				f.fail("nested undo")
@@ -524,7 +529,7 @@ func (u *Undo) unmarshal(b []byte) error {
 		switch f.num {
 		case 1:
 			u.Row = new(Row)
-			f.sub(func(b []byte) error { return u.Row.unmarshal(b, false) })
+			f.sub(func(b []byte) error { return u.Row.unmarshal(b, false, false) })
 		case 2:
 			u.Put = f.versions(u.Put)
 		case 3:

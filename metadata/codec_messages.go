@@ -209,7 +209,7 @@ func (m *AcceptRequest) Unmarshal(b []byte) error {
 		case 3:
 			m.Ballot = f.ballot()
 		case 4:
-			f.sub(func(b []byte) error { return m.State.unmarshalState(b, m.Ballot) })
+			f.sub(func(b []byte) error { return m.State.unmarshalState(b, m.Ballot, false) })
 		case 5:
 			m.Whole = f.bool()
 		case 6:

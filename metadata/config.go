@@ -116,6 +116,8 @@ type ScanOptions struct {
 	Limit       int
 	Upload      UploadID // KindPart: parts of this upload of key Prefix
 	From        uint32   // KindPart: first part number
+	// Brief allows versions without headers, metadata, tags and where the body lies.
+	Brief bool
 }
 
 // ScanItem is one register with its chosen state, or one common prefix. For ScanVersions it is one

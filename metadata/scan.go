@@ -54,6 +54,11 @@ func compareEntries(a, b *ScanEntry) int {
 // The result ends at the smallest last name of any truncated page: behind it, that drive may have
 // more. complete is false when the result ends there.
 func mergeScan(sources []scanSource, member func(key []byte, drive uint16) bool) (list []candidate, last *ScanEntry, complete bool) {
+	return mergeRows(sources, member, false)
+}
+
+// mergeRows is mergeScan, with brief rows if they are decoded here.
+func mergeRows(sources []scanSource, member func(key []byte, drive uint16) bool, brief bool) (list []candidate, last *ScanEntry, complete bool) {
 	var bound *ScanEntry
 	for i := range sources {
 		r := sources[i].reply
@@ -118,7 +123,7 @@ func mergeScan(sources []scanSource, member func(key []byte, drive uint16) bool)
 				rows = make([]Row, 0, most) // those in use stay where they are
 			}
 			rows = append(rows, Row{})
-			if row, err := best.row(&rows[len(rows)-1]); err == nil {
+			if row, err := best.row(&rows[len(rows)-1], brief); err == nil {
 				c.row = row
 			} else {
 				// Whoever makes sure of the candidate asks all drives, and knows what to make of it.
@@ -202,7 +207,7 @@ func (l *listing) page(ctx context.Context) (page ScanPage, err error) {
 		if err != nil {
 			return ScanPage{}, err
 		}
-		list, last, complete := mergeScan(sources, l.members())
+		list, last, complete := mergeRows(sources, l.members(), l.o.Brief)
 		if !complete && last == nil {
 			return ScanPage{}, errs.E("metadata.Scan", errs.Unavailable, "a drive answered with an empty page")
 		}

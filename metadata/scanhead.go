@@ -24,11 +24,11 @@ func (e *ScanEntry) heading() (ballot, id Ballot, decided bool) {
 }
 
 // row decodes the row into r, if it did not come decoded.
-func (e *ScanEntry) row(r *Row) (*Row, error) {
+func (e *ScanEntry) row(r *Row, brief bool) (*Row, error) {
 	if e.Row != nil {
 		return e.Row, nil
 	}
-	return r, r.Unmarshal(e.head.enc)
+	return r, r.unmarshal(e.head.enc, true, brief)
 }
 
 // slimTo appends to b what slim leaves of the encoded row p, and fills h with views of that. It

@@ -93,7 +93,7 @@ func (s *Store) List(ctx context.Context, bucket string, o ListOptions) (ListRes
 	if limit <= 0 {
 		return res, nil
 	}
-	so := metadata.ScanOptions{Kind: metadata.KindObject, Prefix: bytesOrNil(o.Prefix), Delimiter: bytesOrNil(o.Delimiter),
+	so := metadata.ScanOptions{Kind: metadata.KindObject, Brief: true, Prefix: bytesOrNil(o.Prefix), Delimiter: bytesOrNil(o.Delimiter),
 		After: bytesOrNil(o.After), AfterPrefix: isPrefix(o.After, o.Prefix, o.Delimiter)}
 	for {
 		so.Limit = limit - len(res.Objects) - len(res.Prefixes)
