@@ -137,3 +137,28 @@ func TestShardOnADriveThatHasFailedIsLeftAlone(t *testing.T) {
 	}
 	w.whole("k")
 }
+
+// counted is a bucket table that counts how often it is asked to end deletions.
+type counted struct {
+	Buckets
+	resumed int
+}
+
+func (c *counted) ResumeDeletions(ctx context.Context) error {
+	c.resumed++
+	return errors.Join(c.Buckets.ResumeDeletions(ctx), errSector)
+}
+
+func TestPassResumesDeletionsAndGoesOnIfThatFails(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.put("k", 100)
+	w.heal()
+	w.lose(2, "k")
+	c := &counted{Buckets: w.healer.c.Buckets}
+	w.healer.c.Buckets = c
+	w.heal()
+	if c.resumed != 1 {
+		t.Errorf("asked %d times", c.resumed)
+	}
+	w.whole("k")
+}

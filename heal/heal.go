@@ -17,9 +17,11 @@ import (
 	"github.com/ostraka/ostraka/placement"
 )
 
-// Buckets tells whether a bucket is there, and its epoch. object.Store implements it.
+// Buckets tells whether a bucket is there, and its epoch, and ends deletions left behind. object.Store implements it.
 type Buckets interface {
 	BucketEpoch(ctx context.Context, id uint64) (epoch uint64, ok bool, err error)
+	// ResumeDeletions goes on with deletions of buckets that were cut short. It is called once a pass.
+	ResumeDeletions(ctx context.Context) error
 }
 
 // Drives finds drives by number, local or remote. false: the drive is known to be gone.
@@ -211,6 +213,9 @@ func (h *Healer) Pass(ctx context.Context) error {
 		return nil
 	}
 	h.newPass()
+	if err := h.c.Buckets.ResumeDeletions(ctx); err != nil && ctx.Err() == nil {
+		h.c.Logger.Info("a deletion of a bucket could not be finished yet", "err", err)
+	}
 	tasks, err := h.gather(ctx)
 	if err != nil {
 		return errs.Wrap("heal.Pass", err)

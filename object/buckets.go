@@ -2,9 +2,12 @@ package object
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
@@ -109,11 +112,15 @@ func (s *Store) DeleteBucket(ctx context.Context, name string) error {
 // finishDelete is DeleteBucket from the fence on.
 func (s *Store) finishDelete(ctx context.Context, op string, b Bucket, epoch uint64) error {
 	b.Epoch, b.Deleting = epoch, true
+	defer s.deletions.begin(b.ID)()
 	err := s.fence(ctx, b)
 	if err == nil {
 		err = s.requireEmpty(ctx, op, b)
 	}
 	if err == nil {
+		// Before it is final, although uploads are lost then when it does not become that: once the bucket is
+		// gone nobody comes back to it, and what a crash left of their parts would stay for ever. Nothing but
+		// the last step can fail behind this, and who finds the bucket closed goes on from here.
 		err = s.endUploads(ctx, op, b)
 	}
 	if err == nil {
@@ -131,6 +138,83 @@ func (s *Store) finishDelete(ctx context.Context, op string, b Bucket, epoch uin
 			"bucket", b.Name, "error", e)
 	}
 	return err
+}
+
+// staleAfter is how long a bucket stays closed by a deletion that nobody goes on with.
+const staleAfter = time.Minute
+
+// deletions is what is known of deletions of buckets that are under way.
+type deletions struct {
+	mu     sync.Mutex // guards the fields below
+	active map[uint64]int
+	closed map[uint64]closedBucket
+}
+
+// closedBucket is a bucket that was met closed.
+type closedBucket struct {
+	epoch uint64
+	since time.Time
+}
+
+func (d *deletions) init() {
+	d.active, d.closed = make(map[uint64]int), make(map[uint64]closedBucket)
+}
+
+// begin notes that this process deletes a bucket, until end is called.
+func (d *deletions) begin(id uint64) (end func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.active[id]++
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.active[id]--; d.active[id] == 0 {
+			delete(d.active, id)
+			delete(d.closed, id) // from now on it is stale, if it is still closed
+		}
+	}
+}
+
+// stale lists the buckets that have been closed for long and that nobody here deletes.
+func (d *deletions) stale(all []Bucket, now time.Time) (list []Bucket) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	closed := make(map[uint64]closedBucket)
+	for _, b := range all {
+		if !b.Deleting || d.active[b.ID] > 0 {
+			continue
+		}
+		c := d.closed[b.ID]
+		if c.epoch != b.Epoch {
+			c = closedBucket{b.Epoch, now}
+		}
+		closed[b.ID] = c
+		if now.Sub(c.since) >= staleAfter {
+			list = append(list, b)
+		}
+	}
+	d.closed = closed
+	return list
+}
+
+// ResumeDeletions goes on with deletions of buckets that were cut short, by a crash or because their last
+// step had no answer: the bucket is gone then, or open again if it is not empty. It is called from time to
+// time, and takes a deletion for cut short that has stood still for a minute. It returns what failed.
+func (s *Store) ResumeDeletions(ctx context.Context) error {
+	const op = "ResumeDeletions"
+	var fails []error
+	for _, b := range s.deletions.stale(s.control.Buckets(), s.now()) {
+		err := s.finishDelete(ctx, op, b, b.Epoch)
+		switch {
+		case err == nil:
+			s.log.Info("a deletion that was cut short is finished", "bucket", b.Name)
+		case errors.Is(err, ErrBucketNotEmpty):
+			s.log.Info("a deletion that was cut short is given up: the bucket is not empty", "bucket", b.Name)
+		default:
+			fails = append(fails, err)
+		}
+	}
+	return errors.Join(fails...)
 }
 
 // endUploads removes every upload of a bucket that has no object any more.

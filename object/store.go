@@ -84,6 +84,7 @@ type Store struct {
 	closing    context.Context
 	stop       context.CancelFunc
 	cleanSlots chan struct{} // bounds cleanups in flight
+	deletions  deletions
 }
 
 const (
@@ -129,6 +130,7 @@ func New(c Config) *Store {
 	s := &Store{c: c, meta: c.Meta, control: c.Control, drives: c.Drives, coders: c.Coders, encoder: c.Encoder,
 		pool: c.Buffers, log: c.Logger, now: c.Now, cache: newBlockCache(c.CacheBytes),
 		cleanSlots: make(chan struct{}, maxCleanups)}
+	s.deletions.init()
 	s.closing, s.stop = context.WithCancel(context.Background())
 	return s
 }
