@@ -152,23 +152,28 @@ func (w *world) put(key string, size int) []byte {
 	return b
 }
 
-// quiet waits until what requests left behind is settled, then makes a pass.
-func (w *world) heal() {
+// settle waits until every drive was heard for what requests did: they return at a quorum.
+func (w *world) settle() {
 	w.t.Helper()
-	ctx := context.Background()
 	// Closing the client flushes its decisions; a fresh one takes over.
-	if err := w.meta.Close(ctx); err != nil {
+	if err := w.meta.Close(context.Background()); err != nil {
 		w.t.Fatal(err)
 	}
 	*w.meta = *metadata.NewClient(w.meta.ClientConfig) //nolint:govet // nobody uses it now
+}
+
+// heal settles what requests left behind, then makes a pass.
+func (w *world) heal() {
+	w.t.Helper()
+	w.settle()
 	w.clock.pass(time.Hour)
 	w.healer.Trigger()
-	if err := w.healer.Pass(ctx); err != nil {
+	if err := w.healer.Pass(context.Background()); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-// lists returns how many repair rows the drives have.
+// repairs returns how many repair rows the drives have.
 func (w *world) repairs() (n int) {
 	w.t.Helper()
 	for _, d := range w.healer.c.Local() {
@@ -311,6 +316,7 @@ func TestReplacedMultipartObjectLeavesNothing(t *testing.T) {
 	if _, err := w.store.CompleteUpload(ctx, "bkt", "k", up.UploadID, list, object.CompleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	w.settle()
 	w.whole("k")
 	w.put("k", 100)
 	for range 5 {
