@@ -155,6 +155,9 @@ func (w *world) put(key string, size int) []byte {
 // settle waits until every drive was heard for what requests did: they return at a quorum.
 func (w *world) settle() {
 	w.t.Helper()
+	if err := w.store.Flush(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
 	// Closing the client flushes its decisions; a fresh one takes over.
 	if err := w.meta.Close(context.Background()); err != nil {
 		w.t.Fatal(err)
