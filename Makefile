@@ -11,6 +11,7 @@ UNIT     = $(shell go list ./... 2>/dev/null | grep -v '/integration')
 RACE    := $(shell command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 && echo -race)
 TIME    ?= 10s
 SEEDS   ?= 1000000
+CUTS    ?= 300
 DATA    ?= data
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -73,6 +74,11 @@ clients: build ## minio-go, aws-sdk-go-v2, the aws CLI and short fault tests aga
 integration: build ## the same at full length: 1 GiB and 5 GiB objects, 10,000 parts, 100 kills
 	@.ci/aws
 	go test -count=1 -timeout 4h -v ./integration/... -args -ostraka $(CURDIR)/bin/ostraka -long $(CLIENTS)
+
+.PHONY: powercut
+powercut: build ## cut the power CUTS times (default 300) under load; needs root and ext4 on loop devices
+	go build -o bin/powercut ./integration/powercut
+	bin/powercut -ostraka bin/ostraka -cuts $(CUTS) -v $(POWERCUT)
 
 .PHONY: bench
 bench: build ## stage benchmarks, then server CPU per operation and its ratio to the floor of this machine

@@ -41,10 +41,12 @@ type ledger struct {
 	touched map[name]bool   // written since the last comparison
 	buckets map[string]bool // true: acknowledged or seen; false: possible
 	bodies  uint64          // ids that were drawn
+	sent    int64           // bytes of bodies
+	budget  int64           // of sent; beyond it only small bodies are written
 }
 
-func newLedger() *ledger {
-	return &ledger{keys: map[name]*entry{}, touched: map[name]bool{}, buckets: map[string]bool{}}
+func newLedger(budget int64) *ledger {
+	return &ledger{budget: budget, keys: map[name]*entry{}, touched: map[name]bool{}, buckets: map[string]bool{}}
 }
 
 // kinds of operations, as they are counted.
@@ -207,16 +209,24 @@ func (w *load) one(client int, rng *rand.Rand) outcome {
 		return w.bucket(client)
 	}
 	if kind != remove {
-		c.id = w.l.draw()
+		if c = w.l.draw(c.size); c.size == small {
+			kind = putSmall
+		}
 	}
 	return w.write(at, kind, c)
 }
 
-func (l *ledger) draw() uint64 {
+// draw returns a body that was never sent, of that size or, when the budget is spent, a small one: a
+// full drive would hide what a cut does.
+func (l *ledger) draw(size int64) content {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.sent+size > l.budget {
+		size = small
+	}
 	l.bodies++
-	return l.bodies
+	l.sent += size
+	return content{l.bodies, size}
 }
 
 // write makes c of the key and enters the outcome.
@@ -301,7 +311,7 @@ func (w *load) bucket(client int) outcome {
 	if o := w.create(b); o != acknowledged {
 		return o
 	}
-	return w.write(name{b, "first"}, putSmall, content{w.l.draw(), small})
+	return w.write(name{b, "first"}, putSmall, w.l.draw(small))
 }
 
 func (w *load) create(b string) outcome {

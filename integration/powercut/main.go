@@ -39,7 +39,7 @@ type config struct {
 	server        string
 	drives        int
 	size          int64 // bytes of each file system
-	fresh         int   // cuts until the store is formed anew
+	fresh         int   // rounds until the store is formed anew
 	load          time.Duration
 	clients       int
 	access        string
@@ -64,7 +64,7 @@ func main() {
 	flag.StringVar(&c.server, "server", "", "another server: a shell command with {drives} {address} {access} {secret}")
 	flag.IntVar(&c.drives, "drives", 4, "number of drives")
 	size := flag.Int64("size", 512, "MiB of each drive")
-	flag.IntVar(&c.fresh, "fresh", 12, "cuts after which the store is formed anew on empty drives")
+	flag.IntVar(&c.fresh, "fresh", 12, "rounds after which the store is formed anew on empty drives")
 	flag.DurationVar(&c.load, "load", 1200*time.Millisecond, "the longest load before a cut")
 	flag.IntVar(&c.clients, "clients", 8, "concurrent clients")
 	flag.StringVar(&c.access, "access-key", "powercutkey", "root access key of the server")

@@ -47,7 +47,7 @@ type tail struct {
 	buf []byte
 }
 
-const keptLog = 64 << 10
+const keptLog = 1 << 20
 
 func (b *tail) Write(p []byte) (int, error) {
 	b.mu.Lock()
@@ -66,6 +66,20 @@ func (b *tail) String() string {
 		return "…" + string(b.buf[len(b.buf)-keptLog:])
 	}
 	return string(b.buf)
+}
+
+// brief is the end of the log without the requests that failed, of which there are many.
+func (b *tail) brief() string {
+	var kept []string
+	left := 0
+	for line := range strings.Lines(b.String()) {
+		if strings.Contains(line, "request failed") {
+			left++
+			continue
+		}
+		kept = append(kept, line)
+	}
+	return strings.Join(kept[max(0, len(kept)-150):], "") + fmt.Sprintf("(%d lines about failed requests were left out)", left)
 }
 
 func newServer(c *config, points []string) (*server, error) {
