@@ -97,13 +97,20 @@ func (d *Drive) row(c shardChunk) (*ShardRow, error) {
 }
 
 // CreateShard begins a shard file, with room reserved for it. Errors: errs.Exists when the shard is
-// here already, or being written; errs.Full below the watermark; errs.Drive.
+// here already, or being written; errs.Full below the watermark; errs.Drive. With Replace, a writer
+// that is in the way is aborted: what it has written goes in the background, and the next try
+// succeeds. It is one that a request left behind whose outcome it did not learn.
 func (d *Drive) CreateShard(ctx context.Context, spec ShardSpec) (ShardWriter, error) {
 	const op = "disk.CreateShard"
 	if spec.FileSize < 0 || spec.FileSize%erasure.Align != 0 {
 		return nil, errs.E(op, errs.Invalid, fmt.Sprintf("a shard file of %d bytes is not whole pages", spec.FileSize))
 	}
 	w := &shardWriter{d: d, spec: spec, touched: d.o.Now(), c: shardChunk{spec.ID.Data, spec.ID.Chunk}}
+	if spec.Replace {
+		if left := d.writer(w.c); left != nil {
+			left.Abort()
+		}
+	}
 	err := run(ctx, d, op, func(context.Context) error { return d.create(w) })
 	if err != nil {
 		w.Abort() // create may still be running: it removes then what it makes
