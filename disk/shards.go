@@ -227,6 +227,7 @@ type shardWriter struct {
 	err     error // sticky: why no more is written
 	aborted bool
 	sealed  bool
+	left    bool // the drive is closed: who has the file closes it
 }
 
 var errAborted = errs.E("disk.ShardWriter", errs.Canceled, "shard was aborted")
@@ -237,6 +238,9 @@ func (w *shardWriter) opened(file vfsx.Writer) error {
 	defer w.mu.Unlock()
 	if w.aborted {
 		return errors.Join(errAborted, file.Close(), w.d.removeFile(w.d.shardPath(w.spec.ID)))
+	}
+	if w.left {
+		return errors.Join(w.err, file.Close())
 	}
 	w.file = file
 	return nil
@@ -269,7 +273,7 @@ func (w *shardWriter) idleSince(limit time.Time) bool {
 	return !w.busy && w.touched.Before(limit)
 }
 
-// unuse gives the file back. An Abort that came meanwhile is carried out.
+// unuse gives the file back. An Abort, or the end of the drive, that came meanwhile is carried out.
 func (w *shardWriter) unuse(n int64, err error) {
 	w.mu.Lock()
 	w.busy = false
@@ -277,9 +281,9 @@ func (w *shardWriter) unuse(n int64, err error) {
 	if w.err == nil {
 		w.err = err
 	}
-	aborted := w.aborted
+	ended := w.aborted || w.left
 	w.mu.Unlock()
-	if aborted {
+	if ended {
 		w.discard()
 	}
 }
@@ -320,10 +324,12 @@ func (w *shardWriter) Abort() {
 }
 
 // abandon ends the writer without touching the drive's names: at Close, the sweep of the next
-// Open removes the file.
+// Open removes the file. Nobody need abort it: a file that stays open would keep a drive that is out of
+// service from being unmounted. What is being opened or used is closed by whoever does that.
 func (w *shardWriter) abandon() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.left = true
 	w.err = errs.E("disk.ShardWriter", errs.Drive, "drive is closed")
 	if !w.busy && w.file != nil {
 		_ = w.file.Close() // nothing was promised of it
@@ -365,9 +371,9 @@ func (d *Drive) sealFile(w *shardWriter, addr metadata.Address) error {
 		err = errs.E(op, errs.NotFound, fmt.Sprintf("shard is not here: %d of %d bytes were written", w.written, w.spec.FileSize))
 		w.mu.Lock()
 		w.busy = false
-		aborted := w.aborted
+		ended := w.aborted || w.left
 		w.mu.Unlock()
-		if aborted {
+		if ended {
 			w.discard()
 		}
 		return err

@@ -125,6 +125,15 @@ func (d *drive) breakDown() error {
 	return os.WriteFile(filepath.Join("/sys/fs/ext4", filepath.Base(d.loop.Name()), "trigger_fs_error"), []byte("power\n"), 0)
 }
 
+// String is where it is mounted and how full it is.
+func (d *drive) String() string {
+	var st unix.Statfs_t
+	if !d.up || unix.Statfs(d.point, &st) != nil {
+		return d.point + " is not mounted"
+	}
+	return fmt.Sprintf("%s has %d of %d MiB free", d.point, int64(st.Bavail)*st.Bsize>>20, int64(st.Blocks)*st.Bsize>>20)
+}
+
 // unmount waits until nobody holds the file system, and drops what the kernel has cached of the
 // device.
 func (d *drive) unmount() error {

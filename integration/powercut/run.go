@@ -62,6 +62,9 @@ func (r *run) all(ctx context.Context) (err error) {
 			if r.s != nil {
 				said = "\nthe end of the server's log:\n" + r.s.log.brief()
 			}
+			for _, d := range r.drives {
+				said += "\n" + d.String()
+			}
 			return fmt.Errorf("round %d, seed %d: %w%s", i+1, r.c.seed, err, said)
 		}
 		if r.c.verbose {
@@ -357,7 +360,7 @@ func (r *run) outage(ctx context.Context) error {
 	}
 	settled := r.n.allUnknown()
 	if err := d.unmount(); err != nil {
-		return fmt.Errorf("the server does not let go of a drive that failed: %w", err)
+		return fmt.Errorf("the server does not let go of a drive that failed: %w; it holds %v", err, r.s.holds(d.point))
 	}
 	pause(ctx, awayFor)
 	if n := r.n.allUnknown() - settled; n > 0 && r.c.ostraka() {

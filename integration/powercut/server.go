@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,18 +69,19 @@ func (b *tail) String() string {
 	return string(b.buf)
 }
 
-// brief is the end of the log without the requests that failed, of which there are many.
+// brief is the end of the log, with only a few of the requests that failed, of which there are many.
 func (b *tail) brief() string {
 	var kept []string
-	left := 0
+	var left []string
 	for line := range strings.Lines(b.String()) {
 		if strings.Contains(line, "request failed") {
-			left++
+			left = append(left, line)
 			continue
 		}
 		kept = append(kept, line)
 	}
-	return strings.Join(kept[max(0, len(kept)-150):], "") + fmt.Sprintf("(%d lines about failed requests were left out)", left)
+	return fmt.Sprintf("%s(%d lines about failed requests; the last of them:)\n%s", strings.Join(kept[max(0, len(kept)-150):], ""),
+		len(left), strings.Join(left[max(0, len(left)-4):], ""))
 }
 
 func newServer(c *config, points []string) (*server, error) {
@@ -177,6 +179,21 @@ func (s *server) gone() {
 }
 
 func (s *server) kill() { s.strike(); s.gone() }
+
+// holds lists what the process has open under a directory.
+func (s *server) holds(dir string) (out []string) {
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.cmd.Process.Pid))
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, fd := range fds {
+		// One that is closed between the two looks is not held.
+		if to, err := os.Readlink(fd); err == nil && (to == dir || strings.HasPrefix(to, dir+"/")) {
+			out = append(out, strings.TrimPrefix(to, dir))
+		}
+	}
+	return out
+}
 
 // metric reads the sum of the samples of one metric whose labels contain label.
 func (s *server) metric(name, label string) (int, error) {
