@@ -1,0 +1,87 @@
+package heal
+
+import "time"
+
+// The states of the store, as far as this process's drives and what heals them know.
+const (
+	// StateHealthy: a complete check verified every register on all drives, and nothing is pending since.
+	StateHealthy = "healthy"
+	// StateWorking: something is being repaired, rebuilt or checked, and all drives are here.
+	StateWorking = "working"
+	// StateDegraded: drives are away, or something found could not be repaired.
+	StateDegraded = "degraded"
+	// StateUnknown: nothing is known to be wrong, and no complete check says so.
+	StateUnknown = "unknown"
+)
+
+// The kinds, states and phases of a Job.
+const (
+	KindRebuild = "rebuild" // brings a newcomer up in place of a drive that was lost
+	KindCheck   = "check"   // verifies every register on all drives
+
+	JobRunning = "running"
+	JobPaused  = "paused"
+	JobWaiting = "waiting" // for drives to return, or after a failure
+	JobDone    = "done"
+
+	PhaseMembership = "membership" // partitions pass from the old drive to the newcomer
+	PhaseShards     = "shards"     // the newcomer gets its rows and shards
+	PhaseVerify     = "verify"     // rows are compared, and what damage was met is gone
+)
+
+// Status is what the healer knows of the store. It is a snapshot.
+type Status struct {
+	State string   // StateHealthy, StateWorking, StateDegraded or StateUnknown
+	Why   []string // in words, for people; empty when healthy
+	// Verified is when the last complete check without findings ended (zero: never), with what it verified.
+	Verified                                          time.Time
+	VerifiedRegisters, VerifiedShards, VerifiedBytes int64
+	Backlog                                           int    // registers that want work
+	Blocked                                           int    // of them, those that wait for drives; nothing of them is deleted
+	Active                                            int    // registers being tended now
+	Failed                                            uint64 // tries that failed with all drives there, since the start
+	LastErr                                           string // the last failure; empty: none since the start
+	Jobs                                              []Job  // running first, then those that ended since the start, newest first
+	Settings                                          Settings
+}
+
+// Job is one long piece of work. All counts are of this job, across restarts of the process.
+type Job struct {
+	Kind  string // KindRebuild or KindCheck
+	Drive uint16 // rebuild: the newcomer; check: 0
+	State string // JobRunning, JobPaused, JobWaiting or JobDone
+	Phase string // rebuild: PhaseMembership, PhaseShards or PhaseVerify; check: empty
+	Begun time.Time
+	Ended time.Time // zero: not yet
+	// Done of Total registers are through; Total is an estimate until the job has ended, and 0 as long as
+	// nothing is known.
+	Done, Total        int64
+	Shards, Bytes      int64 // rebuild: written and read back; check: verified
+	BytesPerSecond     float64
+	RegistersPerSecond float64
+	Remaining          time.Duration // an estimate; 0: unknown
+	Bad, Repaired      int64         // findings, and how many of them were repaired
+	LastErr            string
+}
+
+// Settings steer all background work. The zero value: no limit, nothing paused.
+type Settings struct {
+	Paused      bool          // repairs, rebuilds and checks
+	Rate        int64         // bytes per second that background work may read and write; 0: no limit
+	ScrubPaused bool          //
+	ScrubPeriod time.Duration // in which each shard is verified once; 0: DefaultScrubPeriod
+}
+
+// DefaultScrubPeriod is the period of scrubs unless set otherwise.
+const DefaultScrubPeriod = 30 * 24 * time.Hour
+
+// ScrubStatus is how far the scrub of one local drive is.
+type ScrubStatus struct {
+	Drive              uint16
+	State              string    // JobRunning, JobPaused, JobWaiting (the drive is away, or it is not time yet)
+	Begun              time.Time // of the present round; zero: none is under way
+	LastDone           time.Time // zero: never
+	Done               float64   // of the present round, 0…1, estimated
+	Shards, Bytes, Bad int64     // of the present round, or of the last one if none is under way
+	Period             time.Duration
+}
