@@ -6,9 +6,9 @@
 //
 // The package owns
 //   - the quorum formulas W, R, Z and k+r of the register (docs/protocol.md);
-//   - the hashes key → partition, (data id, chunk) → partition and data id → positions. They are
-//     part of the format: data are found by them, so they never change;
-//   - the layout and its encoding.
+//   - the hashes key → partition, key → digest slice, (data id, chunk) → partition and data id →
+//     positions. They are part of the format: data are found by them, so they never change;
+//   - the layout, the steps in which one drive takes the place of another, and the encoding.
 //
 // It never decides whether a drive is alive, and never changes a layout: a change is a new
 // Layout with the next number, made because an operator asked for it.
@@ -17,6 +17,7 @@
 //
 //   - W+W > n, R+W > n, Z+W > n and Z+R > n for every quorum that is handed out.
 //   - The drives of one partition are distinct.
+//   - The members of a partition change only together with its epoch, which only rises.
 //   - The quorum of a partition changes only together with its epoch: the spread f is stored in
 //     the layout, not computed from what is known of hosts today.
 //

@@ -7,13 +7,29 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
-// The three functions below are part of the format. Data are found by them: they never change,
+// The four functions below are part of the format. Data are found by them: they never change,
 // and golden tests hold them.
 
 // PartitionOf returns the partition of a key: the top Bits bits of xxh3-64 over the bucket id (8
 // bytes, little endian) followed by the key.
 func (l *Layout) PartitionOf(bucket uint64, key []byte) uint32 {
 	return partitionOf(l.bits, bucket, key)
+}
+
+// SliceBits is log2 of the number of digest slices, and Slices that number. They do not depend on
+// the layout.
+const (
+	SliceBits = 12
+	Slices    = 1 << SliceBits
+)
+
+// Slice returns the digest slice of a key: the top SliceBits bits of the hash that PartitionOf
+// takes. Both take the top bits, so slices and partitions nest, in order. In a layout of b ≤
+// SliceBits bits, partition p is the 2^(SliceBits−b) slices from p·2^(SliceBits−b) on; with
+// DefaultBits, slice and partition are the same number. In one of more bits, slice s is the
+// 2^(b−SliceBits) partitions from s·2^(b−SliceBits) on.
+func Slice(bucket uint64, key []byte) uint16 {
+	return uint16(partitionOf(SliceBits, bucket, key))
 }
 
 // ChunkPartition returns the partition of one chunk of a body: chunk 0 lies with its key, every

@@ -128,11 +128,16 @@ func (l *Layout) Drives() []Drive { return l.drives }
 
 // Drive returns the drive with number num.
 func (l *Layout) Drive(num uint16) (Drive, bool) {
-	i, ok := slices.BinarySearchFunc(l.drives, num, func(d Drive, n uint16) int { return int(d.Num) - int(n) })
+	i, ok := l.search(num)
 	if !ok {
 		return Drive{}, false
 	}
 	return l.drives[i], true
+}
+
+// search returns the index of a drive in drives, or where it would be.
+func (l *Layout) search(num uint16) (int, bool) {
+	return slices.BinarySearchFunc(l.drives, num, func(d Drive, n uint16) int { return int(d.Num) - int(n) })
 }
 
 // Group returns the membership of a partition. The partition must be below Partitions().

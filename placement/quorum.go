@@ -20,10 +20,15 @@ type Quorum struct {
 func RecordQuorum(p erasure.Profile, f int) Quorum {
 	n, k := p.N(), int(p.Data)
 	w := max(n/2+1, k+spare(p, f))
-	r := max(n-w+1, min(k, n/2+1))
-	z := max(n-w+1, n-r+1)
-	return Quorum{N: n, W: w, R: r, Z: z}
+	q := Quorum{N: n, W: w, R: max(n-w+1, min(k, n/2+1))}
+	q.Z = WedgeQuorum(q)
+	return q
 }
+
+// WedgeQuorum returns Z, which follows from N, W and R: with so many members wedged, those that are
+// left are too few for a write, and too few for a read. A retired drive, which never answers again,
+// counts as wedged.
+func WedgeQuorum(q Quorum) int { return max(q.N-q.W+1, q.N-q.R+1) }
 
 // ShardQuorum returns how many shards of a body with profile p must be durable before a record may
 // name it: k plus one spare where the profile still has one after the loss of a failure domain
