@@ -34,15 +34,15 @@ type Status struct {
 	State string   // StateHealthy, StateWorking, StateDegraded or StateUnknown
 	Why   []string // in words, for people; empty when healthy
 	// Verified is when the last complete check without findings ended (zero: never), with what it verified.
-	Verified                                          time.Time
+	Verified                                         time.Time
 	VerifiedRegisters, VerifiedShards, VerifiedBytes int64
-	Backlog                                           int    // registers that want work
-	Blocked                                           int    // of them, those that wait for drives; nothing of them is deleted
-	Active                                            int    // registers being tended now
-	Failed                                            uint64 // tries that failed with all drives there, since the start
-	LastErr                                           string // the last failure; empty: none since the start
-	Jobs                                              []Job  // running first, then those that ended since the start, newest first
-	Settings                                          Settings
+	Backlog                                          int    // registers that want work
+	Blocked                                          int    // of them, those that wait for drives; nothing of them is deleted
+	Active                                           int    // registers being tended now
+	Failed                                           uint64 // tries that failed with all drives there, since the start
+	LastErr                                          string // the last failure; empty: none since the start
+	Jobs                                             []Job  // running first, then those that ended since the start, newest first
+	Settings                                         Settings
 }
 
 // Job is one long piece of work. All counts are of this job, across restarts of the process.
