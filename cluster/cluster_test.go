@@ -9,6 +9,7 @@ import (
 	"sort"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
@@ -382,6 +383,9 @@ func TestCommandsRoundTripAndRefuseUnknownFields(t *testing.T) {
 		{op: opCreateBucket, bucket: Bucket{Name: "n", Owner: "o", Region: "r", Created: 7, ObjectLock: true, Config: map[string][]byte{"p": []byte("v")}}},
 		{op: opSetConfig, id: 3, document: "cors", value: []byte{}},
 		{op: opFinishDelete, id: 4, epoch: 5},
+		{op: opBeginReplace, old: 3, drive: placement.Drive{ID: [16]byte{1}, Node: [16]byte{2}, Zone: "z", Capacity: 1 << 40, Class: "c"}, path: "/d", time: 9},
+		{op: opPublishSwap, id: 4, term: 5, partitions: []uint32{0, 65535, 1}},
+		{op: opSetSettings, settings: Settings{true, true, 1 << 60, time.Hour}},
 	} {
 		b := c.encode()
 		got, err := decodeCommand(b)
@@ -403,6 +407,12 @@ func TestCommandsRoundTripAndRefuseUnknownFields(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add((&command{op: opSetConfig, id: 3, document: "cors", value: []byte("x")}).encode())
 	f.Add(emptyState().encode())
+	f.Add((&command{op: opBeginReplace, old: 1, drive: newDrive(1), path: "/p", time: 3}).encode())
+	f.Add((&command{op: opPublishSwap, id: 1, term: 1, partitions: []uint32{1, 2, 3}}).encode())
+	f.Add((&command{op: opSetSettings, settings: Settings{HealPaused: true, HealRate: 5, ScrubPeriod: 7}}).encode())
+	made, _ := emptyState().apply(1, &command{op: opInit, layout: testLayout(f, 3), account: Account{"a", "b"}, key: testKey})
+	made, _ = made.apply(2, &command{op: opBeginReplace, old: 2, drive: newDrive(1), path: "/p", time: 3})
+	f.Add(made.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if c, err := decodeCommand(b); err == nil && c.op != opInit {
 			if _, err := decodeCommand(c.encode()); err != nil {
@@ -414,6 +424,15 @@ func FuzzDecode(f *testing.F) {
 		if s, err := decodeState(b); err == nil {
 			if _, err := decodeState(s.encode()); err != nil {
 				t.Errorf("state: %v", err)
+			}
+			// Whatever was decoded can be applied to.
+			for op := opBeginReplace; op <= opSetSettings; op++ {
+				for id := range uint64(3) {
+					s, _ = s.apply(s.Applied+1, &command{op: op, id: id, old: uint16(id), drive: newDrive(id), partitions: []uint32{0, 1 << 15}})
+				}
+			}
+			if _, err := decodeState(s.encode()); err != nil {
+				t.Errorf("state after commands: %v", err)
 			}
 		}
 		if l, err := decodeLog(b); err == nil && l == nil {

@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"slices"
+
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/placement"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -20,13 +22,20 @@ const (
 	opPutKey        opCode = 8
 	opDeleteKey     opCode = 9
 	opBarrier       opCode = 10
+
+	opBeginReplace     opCode = 11
+	opTakeOver         opCode = 12
+	opPublishSwap      opCode = 13
+	opFinishMembership opCode = 14
+	opFinishReplace    opCode = 15
+	opSetSettings      opCode = 16
 )
 
 // command is one change of the state. Times and ids travel in it, because applying it must give
 // the same state everywhere.
 type command struct {
 	op         opCode
-	id         uint64 // bucket
+	id         uint64 // bucket, or replacement
 	epoch      uint64
 	bucket     Bucket
 	versioning Versioning
@@ -36,12 +45,20 @@ type command struct {
 	layout     *placement.Layout
 	account    Account
 	key        AccessKey
+	term       uint64
+	old        uint16
+	drive      placement.Drive
+	path       string
+	partitions []uint32
+	settings   Settings
+	time       int64 // Unix nanoseconds
 }
 
 // Limits of what is decoded, so that a damaged length allocates nothing large.
 const (
 	maxDocument = 1 << 20 // of one configuration document
 	maxField    = 16 << 20
+	maxPath     = 4096
 )
 
 func putUint(b []byte, n protowire.Number, v uint64) []byte {
@@ -242,6 +259,17 @@ func (c *command) encode() []byte {
 	if c.op == opInit || c.op == opPutKey || c.op == opDeleteKey {
 		b = putBytes(b, 11, appendKey(nil, &c.key))
 	}
+	b = putUint(b, 12, c.term)
+	b = putUint(b, 13, uint64(c.old))
+	if c.op == opBeginReplace {
+		b = putBytes(b, 14, appendDrive(nil, &c.drive))
+	}
+	b = putString(b, 15, c.path)
+	b = putBytes(b, 16, appendNumbers(nil, c.partitions))
+	if c.op == opSetSettings {
+		b = putBytes(b, 17, appendSettings(nil, &c.settings))
+	}
+	b = putUint(b, 18, uint64(c.time))
 	return b
 }
 
@@ -280,6 +308,20 @@ func decodeCommand(b []byte) (*command, error) {
 			c.account, err = decodeAccount(f.bytes)
 		case 11:
 			c.key, err = decodeKey(f.bytes)
+		case 12:
+			c.term = f.u
+		case 13:
+			c.old, err = driveNum(f.u)
+		case 14:
+			c.drive, err = decodeDrive(f.bytes)
+		case 15:
+			c.path = string(f.bytes)
+		case 16:
+			c.partitions, err = decodeNumbers[uint32](f.bytes, 1<<placement.MaxBits, 1<<placement.MaxBits-1)
+		case 17:
+			c.settings, err = decodeSettings(f.bytes)
+		case 18:
+			c.time = int64(f.u)
 		default:
 			return false, nil
 		}
@@ -312,7 +354,13 @@ func (s *State) encode() []byte {
 		k := s.keys[id]
 		b = putBytes(b, 8, appendKey(nil, &k))
 	}
-	return b
+	// A state without what follows is one that earlier versions read.
+	b = putBytes(b, 9, appendNumbers(nil, s.retired))
+	b = putUint(b, 10, s.lastReplacement)
+	for i := range s.replacements {
+		b = putBytes(b, 11, appendReplacement(nil, &s.replacements[i]))
+	}
+	return putBytes(b, 12, appendSettings(nil, &s.settings))
 }
 
 func decodeState(b []byte) (*State, error) {
@@ -350,11 +398,31 @@ func decodeState(b []byte) (*State, error) {
 			if k, err = decodeKey(f.bytes); err == nil {
 				s.keys[k.ID] = k
 			}
+		case 9:
+			s.retired, err = decodeNumbers[uint16](f.bytes, 1<<16, 1<<16-1)
+			if err == nil && !slices.IsSorted(s.retired) {
+				err = errMalformed()
+			}
+		case 10:
+			s.lastReplacement = f.u
+		case 11:
+			var r Replacement
+			if r, err = decodeReplacement(f.bytes); err == nil {
+				if n := len(s.replacements); r.ID == 0 || n > 0 && r.ID <= s.replacements[n-1].ID {
+					return true, errMalformed()
+				}
+				s.replacements = append(s.replacements, r)
+			}
+		case 12:
+			s.settings, err = decodeSettings(f.bytes)
 		default:
 			return false, nil
 		}
 		return true, err
 	})
+	if n := len(s.replacements); err == nil && n > 0 && s.replacements[n-1].ID > s.lastReplacement {
+		err = errMalformed()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -190,7 +190,7 @@ func (k *Control) await(index uint64, copies ...*copyOf) bool {
 
 // copiesAreAll reports that a cluster of at most two drives relies on its copies: there the one
 // voter's log is the only other place, so a change needs the copies of all drives that are here.
-func copiesAreAll(s *State) bool { return s.Initialized() && len(s.Layout().Drives()) <= 2 }
+func copiesAreAll(s *State) bool { return s.Initialized() && len(s.lasting()) <= 2 }
 
 // fsm is the state machine of one voter.
 type fsm struct {

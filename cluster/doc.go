@@ -1,6 +1,6 @@
 // Package cluster is the control plane: what is small, changes seldom and is needed on every
-// request. Cluster identity, layout, buckets with their configuration, accounts and access keys
-// are a replicated state machine on hashicorp/raft. It owns no object data and decides nothing
+// request. Cluster identity, layout, buckets with their configuration, accounts and access keys,
+// drives that are being replaced, and what an operator has set, are a replicated state machine on hashicorp/raft. It owns no object data and decides nothing
 // about liveness.
 //
 // In one process there are three voters on distinct drives where there are three drives, one where
@@ -18,6 +18,7 @@
 //   - A drive that hangs delays one change by a second; a voter on it is replaced as leader after
 //     five, and starts again when the drive does.
 //   - A voter whose rows are lost never returns: another, under a new id, takes its place.
+//   - A drive that is retired stays so for ever, and its number is never given again.
 //   - Applying reads no clock and draws nothing at random.
 //   - No vote is given and no entry acknowledged that is not stored.
 //   - Without a quorum of voters changes end with errs.Unavailable; reads go on.

@@ -61,6 +61,11 @@ type State struct {
 	byID     *iradix.Tree // id, big endian → *Bucket
 	accounts map[string]Account
 	keys     map[string]AccessKey
+	settings Settings
+
+	retired         []uint16      // ascending; never shortened
+	replacements    []Replacement // ascending by id
+	lastReplacement uint64        // id that was given last
 }
 
 func emptyState() *State {
@@ -73,6 +78,16 @@ func (s *State) Initialized() bool { return s.layout != nil }
 
 // Layout returns the current layout; nil before the cluster is made.
 func (s *State) Layout() *placement.Layout { return s.layout }
+
+// lasting returns the drives of the layout that are not retired, ascending.
+func (s *State) lasting() (nums []uint16) {
+	for _, d := range s.layout.Drives() {
+		if !s.Retired(d.Num) {
+			nums = append(nums, d.Num)
+		}
+	}
+	return nums
+}
 
 // Bucket returns the bucket of a name.
 func (s *State) Bucket(name string) (Bucket, bool) { return deref(s.named(name)) }
@@ -167,6 +182,12 @@ func (s *State) apply(index uint64, c *command) (*State, any) {
 		return &next, nil
 	case opBarrier:
 		return &next, nil
+	case opBeginReplace, opTakeOver, opPublishSwap, opFinishMembership, opFinishReplace, opSetSettings:
+		result, err := s.applyReplace(&next, c)
+		if err != nil {
+			return &next, err
+		}
+		return &next, result
 	}
 	was := s.numbered(c.id)
 	if was == nil {
