@@ -19,8 +19,13 @@
 // It is a file system's shutdown and not a disk's: whether flushes reach the device is not seen here.
 // Each run begins with a check of the method itself: a file that was not synced has to be gone.
 //
-// Any server can be run: -server 'command with {drives} {address} {access} {secret}'. It imports
-// nothing of the project. It needs Linux, root, loop devices and mkfs.ext4, and ends with status 3
+// Any S3 server can be run, so that stores can be compared:
+//
+//	powercut -cuts 50 -server 'other-server --listen {address} {drives}'
+//
+// The command is given to /bin/sh; {drives} are the mount points, separated by spaces, {address} is host:port,
+// {access} and {secret} are the root keys, which OSTRAKA_ROOT_ACCESS_KEY and OSTRAKA_ROOT_SECRET_KEY hold too.
+// What only the default server promises is not asked of others. It imports nothing of the project. It needs Linux, root, loop devices and mkfs.ext4, and ends with status 3
 // and one line where they are not to be had; with 1 when anything was lost, 2 for wrong arguments.
 //
 // All mounts are in a mount namespace of the run and the loop devices detach themselves on last

@@ -48,6 +48,7 @@ type config struct {
 	dir           string
 	keep          bool
 	verbose       bool
+	drained       bool
 	inside        bool
 }
 
@@ -72,6 +73,7 @@ func main() {
 	flag.StringVar(&c.region, "region", "us-east-1", "region of the signatures")
 	flag.StringVar(&c.dir, "dir", "", "where to make the directory of the images; empty: the system's temporary one")
 	flag.BoolVar(&c.keep, "keep", false, "keep the images when something was lost")
+	flag.BoolVar(&c.drained, "drained", true, "wait until no repair is outstanding before shards are looked at, and not only until they are whole")
 	flag.BoolVar(&c.verbose, "v", false, "a line for each round")
 	flag.BoolVar(&c.inside, "inside", false, "internal: run in this mount namespace")
 	flag.Parse()

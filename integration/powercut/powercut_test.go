@@ -23,6 +23,7 @@ var (
 	exe  = flag.String("ostraka", "", "the binary to test; by default it is built")
 	long = flag.Bool("long", false, "cut more often")
 	_    = flag.Bool("require-aws", false, "not used here")
+	must = flag.Bool("require-faults", false, "fail where no power can be cut, instead of skipping")
 	seed = flag.Uint64("seed", 0, "seed; 0 takes one from the time")
 )
 
@@ -62,9 +63,18 @@ func (b built) cut(t *testing.T, args ...string) (string, int) {
 	}
 	code := cmd.ProcessState.ExitCode()
 	if code == exitImpossible {
-		t.Skipf("no power was cut: %s", lastLine(out))
+		lacking(t, "no power was cut: "+string(lastLine(out)))
 	}
 	return string(out), code
+}
+
+// lacking skips what this machine cannot do, or fails where it is required.
+func lacking(t *testing.T, why string) {
+	t.Helper()
+	if *must {
+		t.Fatalf("NOT RUN: %s", why)
+	}
+	t.Skipf("NOT RUN: %s", why)
 }
 
 func lastLine(out []byte) []byte {
@@ -85,11 +95,25 @@ func TestPowerCut(t *testing.T) {
 	t.Log(out)
 }
 
+// TestOneDriveFails takes one drive from a living server, by a shutdown of its file system or by an error
+// after which the kernel remounts it read-only: the drive is quarantined, nothing hangs, the load goes on.
+func TestOneDriveFails(t *testing.T) {
+	singles := 3
+	if *long && !testing.Short() {
+		singles = 30
+	}
+	out, code := build(t).cut(t, "-cuts", "0", "-singles", strconv.Itoa(singles), "-drained=false")
+	if code != 0 {
+		t.Fatalf("exit %d\n%s", code, out)
+	}
+	t.Log(out)
+}
+
 // TestPowerCutOfUnsynced runs the server with syncs that do nothing: the harness has to see losses.
 func TestPowerCutOfUnsynced(t *testing.T) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("no syncs were suppressed: it needs strace")
+		lacking(t, "no syncs were suppressed: it needs strace")
 	}
 	b := build(t)
 	const syncs = "fsync,fdatasync,sync_file_range,msync"
@@ -132,7 +156,7 @@ func TestPowerCutLeavesNothing(t *testing.T) {
 			}
 			<-ended
 			if cmd.ProcessState.ExitCode() == exitImpossible {
-				t.Skipf("no power was cut: %s", lastLine([]byte(out.String())))
+				lacking(t, "no power was cut: "+string(lastLine([]byte(out.String()))))
 			}
 			if cmd.ProcessState.Success() {
 				t.Errorf("a run that was cut short ended well\n%s", out.String())
