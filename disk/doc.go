@@ -6,7 +6,7 @@
 //
 //	ostraka.json, ostraka.json.bak   the identity, twice (see Identity)
 //	lock                             held while a process has the drive open
-//	meta/                            Pebble: records ('a'…'m'), control plane ('c'), shard rows ('s')
+//	meta/                            Pebble: records ('a'…'m'), control plane ('c'), shard rows ('s'), jobs ('t')
 //	shards/00 … shards/ff            256 directories, made and synced when the drive is formed
 //	shards/ab/<data id>.<chunk>.<index>   one shard file; ab are the first two digits of the data id
 //
@@ -19,6 +19,7 @@
 //	's'                       cluster id and drive id, binding the store to the identity
 //	's' data-id(16) chunk(4)  shard row: the shard is here, whole and durable (see ShardRow);
 //	                          for small bodies it carries the shard itself
+//	't' name                  value of a background job: version, bytes, xxh3-64 seeded with the key
 //
 // # Order of operations
 //

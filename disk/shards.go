@@ -52,9 +52,14 @@ func (c shardChunk) key() []byte { return shardKey(c.data, c.chunk) }
 
 // lockShard takes the lock that orders what happens to one shard.
 func (d *Drive) lockShard(c shardChunk) *sync.Mutex {
-	m := &d.shardLocks[(int(c.data[0])+int(c.chunk))%len(d.shardLocks)]
+	m := &d.shardLocks[d.shardLock(c)]
 	m.Lock()
 	return m
+}
+
+// shardLock is the number of the lock of c. Who takes several takes them in the order of their numbers.
+func (d *Drive) shardLock(c shardChunk) int {
+	return (int(c.data[0]) + int(c.chunk%uint32(len(d.shardLocks)))) % len(d.shardLocks)
 }
 
 func (d *Drive) shardDir(id erasure.DataID) string {
@@ -480,29 +485,42 @@ func (d *Drive) seal(c shardChunk, addr *metadata.Address, index int) error {
 	return d.sealFile(w, *addr)
 }
 
+// verifySeal checks the inline shard that a seal carries.
+func verifySeal(m *metadata.Seal) error {
+	return erasure.VerifyInline(m.Data.Profile, m.Data.ID, m.Data.Size, int(m.Index), m.Inline)
+}
+
 func (d *Drive) sealInline(addr metadata.Address, m *metadata.Seal) error {
-	const op = "disk.Seal"
-	if err := erasure.VerifyInline(m.Data.Profile, m.Data.ID, m.Data.Size, int(m.Index), m.Inline); err != nil {
-		return errs.Wrap(op, err)
+	if err := verifySeal(m); err != nil {
+		return errs.Wrap("disk.Seal", err)
 	}
-	c := shardChunk{m.Data.ID, 0}
-	defer d.lockShard(c).Unlock()
-	row, err := d.row(c)
-	if err != nil {
+	defer d.lockShard(shardChunk{m.Data.ID, 0}).Unlock()
+	row, err := d.inlineRow(addr, m)
+	if err != nil || row == nil {
 		return err
+	}
+	return d.putRow(row)
+}
+
+// inlineRow returns the row to write for a verified seal, nil when it is here already. The shard's
+// lock is held.
+func (d *Drive) inlineRow(addr metadata.Address, m *metadata.Seal) (*ShardRow, error) {
+	row, err := d.row(shardChunk{m.Data.ID, 0})
+	if err != nil {
+		return nil, err
 	}
 	if row != nil && row.Inline != nil && row.ID.Index == m.Index {
 		// A damaged row is replaced: to leave it would make its damage last.
 		err := erasure.VerifyInline(row.Profile, m.Data.ID, row.BodySize, int(m.Index), row.Inline)
 		if err == nil || errs.Is(err, errs.Unsupported) {
-			return nil
+			return nil, nil
 		}
 	}
 	if err := d.room(); err != nil {
-		return err
+		return nil, err
 	}
-	return d.putRow(&ShardRow{ID: erasure.ShardID{Data: m.Data.ID, Index: m.Index}, Inline: m.Inline, Size: int64(len(m.Inline)),
-		Address: addr, Sealed: d.o.Now(), Profile: m.Data.Profile, BodySize: m.Data.Size})
+	return &ShardRow{ID: erasure.ShardID{Data: m.Data.ID, Index: m.Index}, Inline: m.Inline, Size: int64(len(m.Inline)),
+		Address: addr, Sealed: d.o.Now(), Profile: m.Data.Profile, BodySize: m.Data.Size}, nil
 }
 
 // ownerAddress is the register that an owner means.
@@ -645,10 +663,11 @@ func (d *Drive) VerifyShard(ctx context.Context, c erasure.Chunk, index int, thr
 		}
 		return errs.Wrap(op, erasure.VerifyInline(st.Row.Profile, id.Data, st.Row.BodySize, index, b))
 	}
-	src, err := d.OpenShard(ctx, id)
+	file, err := d.OpenShard(ctx, id)
 	if err != nil {
 		return err
 	}
+	src := d.bounded(file)
 	defer src.Close()
 	if throttle != nil {
 		src = throttled{src, throttle}

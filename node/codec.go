@@ -200,6 +200,55 @@ func (c codec) ShardRows(ctx context.Context, after erasure.DataID, chunk uint32
 	return rows, passError(err)
 }
 
+func (c codec) InlineShards(ctx context.Context, ids []erasure.DataID) ([][]byte, error) {
+	rows, err := c.d.InlineShards(ctx, slices.Clone(ids))
+	out := make([][]byte, len(rows))
+	for i := range rows {
+		out[i] = bytes.Clone(rows[i])
+	}
+	return out, passError(err)
+}
+
+func (c codec) SealInline(ctx context.Context, list []disk.InlineSeal) error {
+	out := make([]disk.InlineSeal, len(list))
+	for i := range list {
+		a, err := pass(&list[i].Address)
+		if err != nil {
+			return err
+		}
+		s, err := pass(&list[i].Seal)
+		if err != nil {
+			return err
+		}
+		out[i] = disk.InlineSeal{Address: *a, Seal: *s}
+	}
+	return passError(c.d.SealInline(ctx, out))
+}
+
+func (c codec) Scrub(ctx context.Context, after erasure.ShardID, limit int, throttle func(context.Context, int) error) (disk.ScrubReport, error) {
+	r, err := c.d.Scrub(ctx, after, limit, throttle)
+	bad := make([]disk.ScrubFinding, len(r.Bad))
+	for i, f := range r.Bad {
+		bad[i] = disk.ScrubFinding{Row: cloneRow(f.Row), Err: passError(f.Err)}
+	}
+	r.Bad = bad
+	return r, passError(err)
+}
+
+func (c codec) ShardUsage(ctx context.Context) (shards, bytes int64, err error) {
+	shards, bytes, err = c.d.ShardUsage(ctx)
+	return shards, bytes, passError(err)
+}
+
+func (c codec) Job(ctx context.Context, name string) ([]byte, error) {
+	b, err := c.d.Job(ctx, name)
+	return bytes.Clone(b), passError(err)
+}
+
+func (c codec) SetJob(ctx context.Context, name string, value []byte) error {
+	return passError(c.d.SetJob(ctx, name, bytes.Clone(value)))
+}
+
 func cloneAddress(a *metadata.Address) *metadata.Address {
 	if a == nil {
 		return nil

@@ -17,7 +17,10 @@ type Drive interface {
 	metadata.Replica
 	metadata.Dropper
 	Shards
+	Batches
 	Maintenance
+	Scrubber
+	Jobs
 	Num() uint16
 }
 
@@ -32,6 +35,24 @@ type Shards interface {
 	VerifyShard(ctx context.Context, c erasure.Chunk, index int, throttle func(context.Context, int) error) error
 	DeleteShard(ctx context.Context, addr metadata.Address, id erasure.DataID, chunk uint32, guard metadata.Ballot) error
 	ShardRows(ctx context.Context, after erasure.DataID, chunk uint32, limit int) ([]disk.ShardRow, error)
+}
+
+// Batches is the shard store for many small bodies at once; see disk.MaxBatch.
+type Batches interface {
+	InlineShards(ctx context.Context, ids []erasure.DataID) ([][]byte, error)
+	SealInline(ctx context.Context, list []disk.InlineSeal) error
+}
+
+// Scrubber verifies what a drive holds, shard by shard, and tells how much that is.
+type Scrubber interface {
+	Scrub(ctx context.Context, after erasure.ShardID, limit int, throttle func(context.Context, int) error) (disk.ScrubReport, error)
+	ShardUsage(ctx context.Context) (shards, bytes int64, err error)
+}
+
+// Jobs keeps small values of background jobs durably on a drive.
+type Jobs interface {
+	Job(ctx context.Context, name string) ([]byte, error)
+	SetJob(ctx context.Context, name string, value []byte) error
 }
 
 // Maintenance is the work lists of a drive.

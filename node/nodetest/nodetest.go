@@ -28,12 +28,16 @@ func Run(t *testing.T, open func(t *testing.T) node.Drive) {
 		{"another epoch is stale", stale},
 		{"a file is written, sealed, read and deleted", file},
 		{"an inline shard travels with its seal", inline},
+		{"inline shards travel in batches", batches},
+		{"a batch with a damaged shard writes none", badBatch},
 		{"a later chunk is pinned", pinned},
 		{"a seal without its shard does not promise to have it", sealWithout},
 		{"an absent shard is not found", absent},
 		{"an aborted shard is gone", aborted},
 		{"what a row names is not deleted", guarded},
 		{"repairs are listed and cleared", repairs},
+		{"a scrub reads every shard once", scrub},
+		{"the values of jobs are kept", jobs},
 		{"a scan finds keys in order", scan},
 		{"a fence refuses older bucket epochs", fence},
 		{"an ended context ends the call", ended},
@@ -195,6 +199,138 @@ func inline(t *testing.T, d node.Drive) {
 	rows[0][len(rows[0])-1] ^= 1
 	dt.ID[5] = 1
 	wantKind(t, d.SealShard(ctx, address("s"), &metadata.Seal{Data: dt, Inline: rows[0]}), errs.Corrupt)
+}
+
+// inlineSeals makes n inline shards of small bodies.
+func inlineSeals(t *testing.T, first byte, n int) (list []disk.InlineSeal, ids []erasure.DataID) {
+	t.Helper()
+	for i := range n {
+		content := []byte(fmt.Sprint("body ", i))
+		dt := data(first, content, 0)
+		dt.ID[5] = byte(i)
+		rows, err := erasure.EncodeInline(profile, dt.ID, content)
+		must(t, err)
+		list = append(list, disk.InlineSeal{Address: address(fmt.Sprint("k", i)), Seal: metadata.Seal{Data: dt, Inline: rows[0]}})
+		ids = append(ids, dt.ID)
+	}
+	return list, ids
+}
+
+func batches(t *testing.T, d node.Drive) {
+	list, ids := inlineSeals(t, 10, 20)
+	must(t, d.SealInline(ctx, list))
+	must(t, d.SealInline(ctx, list)) // again: idempotent
+	must(t, d.SealInline(ctx, nil))
+	ids = append(ids, erasure.DataID{77})
+	rows, err := d.InlineShards(ctx, ids)
+	must(t, err)
+	if len(rows) != len(ids) || rows[20] != nil {
+		t.Fatalf("%d rows for %d bodies, the absent one's is %x", len(rows), len(ids), rows[20])
+	}
+	for i := range list {
+		if !bytes.Equal(rows[i], list[i].Seal.Inline) {
+			t.Errorf("body %d: got %x, want %x", i, rows[i], list[i].Seal.Inline)
+		}
+		st, err := d.StatShard(ctx, erasure.ShardID{Data: ids[i]})
+		must(t, err)
+		if !bytes.Equal(st.Row.Address.Key, list[i].Address.Key) || !st.Inline {
+			t.Errorf("body %d: %+v", i, st)
+		}
+	}
+	shards, size, err := d.ShardUsage(ctx)
+	must(t, err)
+	if shards != 20 || size != 20*erasure.InlineOverhead+10*6+10*7 {
+		t.Errorf("the drive has %d shards of %d bytes", shards, size)
+	}
+	_, err = d.InlineShards(ctx, make([]erasure.DataID, disk.MaxBatch+1))
+	wantKind(t, err, errs.Invalid)
+	wantKind(t, d.SealInline(ctx, make([]disk.InlineSeal, disk.MaxBatch+1)), errs.Invalid)
+	wantKind(t, d.SealInline(ctx, []disk.InlineSeal{{Address: address("k"), Seal: metadata.Seal{Data: data(11, nil, erasure.ChunkSize)}}}), errs.Invalid)
+}
+
+func badBatch(t *testing.T, d node.Drive) {
+	list, ids := inlineSeals(t, 12, 3)
+	list[2].Seal.Inline[len(list[2].Seal.Inline)-1] ^= 1
+	wantKind(t, d.SealInline(ctx, list), errs.Corrupt)
+	rows, err := d.InlineShards(ctx, ids)
+	must(t, err)
+	for i, r := range rows {
+		if r != nil {
+			t.Errorf("body %d was written", i)
+		}
+	}
+}
+
+func scrub(t *testing.T, d node.Drive) {
+	list, _ := inlineSeals(t, 13, 3)
+	must(t, d.SealInline(ctx, list))
+	content := bytes.Repeat([]byte("0123456789"), 70000)
+	dt := data(14, content, erasure.ChunkSize)
+	c := erasure.Chunk{Data: dt.ID, Profile: profile, Size: dt.Size, Owner: erasure.Owner{Bucket: 5, Key: []byte("big")}}
+	write(t, d, c, content)
+	must(t, d.SealShard(ctx, address("big"), &metadata.Seal{Data: dt}))
+	unsealed := c
+	unsealed.Data = erasure.DataID{15}
+	write(t, d, unsealed, content) // not a shard yet
+
+	asked, shards, size := 0, 0, int64(0)
+	var at erasure.ShardID
+	for page := 0; ; page++ {
+		r, err := d.Scrub(ctx, at, 3, func(_ context.Context, n int) error { asked += n; return nil })
+		must(t, err)
+		if len(r.Bad) > 0 {
+			t.Fatalf("findings: %+v", r.Bad)
+		}
+		shards, size, at = shards+r.Shards, size+r.Bytes, r.Next
+		if !r.More {
+			break
+		}
+		if page > 4 {
+			t.Fatal("a scrub has no end")
+		}
+	}
+	if want := erasure.ShardFileSize(profile, c.Size) + 3*(erasure.InlineOverhead+6); shards != 4 || size != want || int64(asked) < want {
+		t.Errorf("%d shards, %d bytes (want %d), throttle asked for %d", shards, size, want, asked)
+	}
+	stop := errs.E("test", errs.Busy, "slow down")
+	r, err := d.Scrub(ctx, erasure.ShardID{}, 10, func(context.Context, int) error { return stop })
+	wantKind(t, err, errs.Busy)
+	if r.Shards != 0 || !r.More || r.Next != (erasure.ShardID{}) {
+		t.Errorf("stopped before the first shard: %+v", r)
+	}
+}
+
+func jobs(t *testing.T, d node.Drive) {
+	get := func(name, want string) {
+		t.Helper()
+		v, err := d.Job(ctx, name)
+		must(t, err)
+		if string(v) != want || (v == nil) != (want == "") {
+			t.Errorf("job %s: got %q, want %q", name, v, want)
+		}
+	}
+	get("scrub", "")
+	must(t, d.SetJob(ctx, "scrub", []byte("one")))
+	must(t, d.SetJob(ctx, "scrub", []byte("two")))
+	must(t, d.SetJob(ctx, "scrub-b", []byte{}))
+	get("scrub", "two")
+	if v, err := d.Job(ctx, "scrub-b"); err != nil || v == nil || len(v) != 0 {
+		t.Errorf("an empty value: got %v, %v", v, err)
+	}
+	must(t, d.SetJob(ctx, "scrub", nil))
+	get("scrub", "")
+	for _, name := range []string{"", "UPPER", "a_b", "0", string(bytes.Repeat([]byte("a"), 33))} {
+		wantKind(t, d.SetJob(ctx, name, []byte("x")), errs.Invalid)
+		_, err := d.Job(ctx, name)
+		wantKind(t, err, errs.Invalid)
+	}
+	wantKind(t, d.SetJob(ctx, "big", make([]byte, disk.MaxJob+1)), errs.Invalid)
+	// The values are no shards.
+	rows, err := d.ShardRows(ctx, erasure.DataID{}, 0, 10)
+	must(t, err)
+	if len(rows) != 0 {
+		t.Errorf("rows: %+v", rows)
+	}
 }
 
 func pinned(t *testing.T, d node.Drive) {
