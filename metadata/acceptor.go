@@ -12,6 +12,7 @@ import (
 
 	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/placement"
 )
 
 const (
@@ -45,6 +46,8 @@ type Acceptor struct {
 
 	keys []stripe
 	pins []stripe
+
+	digests []sliceDigest // by slice; each is guarded by the lock of its stripe
 }
 
 // stripe serializes the registers (or the pins) that hash to it. Its lock is held over the synced
@@ -131,6 +134,7 @@ func newAcceptor(c AcceptorConfig, mut mutations) (*Acceptor, error) {
 		n = stripes
 	}
 	a.keys, a.pins = make([]stripe, n), make([]stripe, n)
+	a.digests = make([]sliceDigest, placement.Slices)
 	for i := range n {
 		a.keys[i].promises = newPromises(limit/n, mark)
 		a.pins[i].promises = newPromises(limit/n, mark)
@@ -153,6 +157,9 @@ func newAcceptor(c AcceptorConfig, mut mutations) (*Acceptor, error) {
 			a.floors[binary.BigEndian.Uint32(key[1:])] = v
 			return nil
 		})
+	}
+	if err == nil {
+		err = a.completeDigests()
 	}
 	if err != nil {
 		return nil, errs.Wrap(op, err)
@@ -183,13 +190,14 @@ func (a *Acceptor) each(prefix []byte, f func(key, payload []byte) error) (err e
 	return it.Err()
 }
 
-func (a *Acceptor) stripeOf(head []byte) *stripe {
-	return &a.keys[a.stripeNum(head)]
+func (a *Acceptor) stripeOf(addr *Address) *stripe { return &a.keys[a.stripeNum(addr)] }
+
+func (a *Acceptor) stripeNum(addr *Address) int {
+	return a.sliceStripe(placement.Slice(addr.Bucket, addr.Key))
 }
 
-func (a *Acceptor) stripeNum(head []byte) int {
-	return int(crc32.Checksum(head, castagnoli) % uint32(len(a.keys)))
-}
+// sliceStripe spreads the slices of few partitions over all stripes, as slices of one follow each other.
+func (a *Acceptor) sliceStripe(slice uint16) int { return int(slice) % len(a.keys) }
 
 func (a *Acceptor) pinStripe(name string) *stripe {
 	return &a.pins[crc32.Checksum([]byte(name), castagnoli)%uint32(len(a.pins))]
@@ -250,13 +258,20 @@ func (a *Acceptor) rowOf(st *stripe, head []byte) (*Row, error) {
 	return a.row(head)
 }
 
-// write applies a batch that makes row the row of head. The caller holds st's lock.
-func (a *Acceptor) write(st *stripe, head []byte, row *Row, b *Batch, sync bool) error {
-	if err := a.kv.Apply(b, sync); err != nil {
+// write applies a batch that makes next the row of addr in the place of row, with the digest that
+// follows. The caller holds st's lock.
+func (a *Acceptor) write(st *stripe, addr *Address, head []byte, row, next *Row, b *Batch, sync bool) error {
+	done, err := a.digest(b, addr, head, row, next)
+	if err != nil {
+		return err
+	}
+	err = a.kv.Apply(b, sync)
+	done(err)
+	if err != nil {
 		st.forget()
 		return err
 	}
-	st.keep(head, row)
+	st.keep(head, next)
 	return nil
 }
 
@@ -288,7 +303,7 @@ func (a *Acceptor) Prepare(ctx context.Context, m *PrepareRequest) (*PrepareRepl
 		return nil, errs.E(op, errs.Invalid, "ballot out of range")
 	}
 	head := headKey(&m.Address)
-	st := a.stripeOf(head)
+	st := a.stripeOf(&m.Address)
 	reply := new(PrepareReply)
 	// Sealing can take long, and is done outside the locks. A deletion between it and the promise
 	// is noticed by the stripe's count.
@@ -373,7 +388,7 @@ func (a *Acceptor) Accept(_ context.Context, m *AcceptRequest) (*AcceptReply, er
 		return nil, errs.E(op, errs.Invalid, "ballot out of range")
 	}
 	head := headKey(&m.Address)
-	st := a.stripeOf(head)
+	st := a.stripeOf(&m.Address)
 	a.fence.RLock()
 	defer a.fence.RUnlock()
 	st.mu.Lock()
@@ -420,7 +435,7 @@ func (a *Acceptor) Accept(_ context.Context, m *AcceptRequest) (*AcceptReply, er
 		}
 	}
 	mark.put(&b, &m.Address)
-	if err := a.write(st, head, next, &b, true); err != nil {
+	if err := a.write(st, &m.Address, head, row, next, &b, true); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
 	st.plain = len(mark.inherited) == 0
@@ -597,7 +612,7 @@ func (a *Acceptor) decideSome(list []Decision) error {
 			return err
 		}
 		heads[i] = headKey(&list[i].Address)
-		locks = append(locks, a.stripeNum(heads[i]))
+		locks = append(locks, a.stripeNum(&list[i].Address))
 	}
 	slices.Sort(locks) // in one order, so that two batches cannot wait for each other
 	locks = slices.Compact(locks)
@@ -622,7 +637,7 @@ func (a *Acceptor) decideSome(list []Decision) error {
 		row, ok := rows[string(heads[i])]
 		if !ok {
 			var err error
-			if row, err = a.rowOf(a.stripeOf(heads[i]), heads[i]); err != nil {
+			if row, err = a.rowOf(a.stripeOf(&m.Address), heads[i]); err != nil {
 				return err
 			}
 			rows[string(heads[i])] = row
@@ -635,14 +650,14 @@ func (a *Acceptor) decideSome(list []Decision) error {
 				a.decided(&b, &m.Address, m.Partition, row)
 				b.Set(heads[i], encodeRow(heads[i], row))
 			}
-			if m.Settled && a.stripeOf(heads[i]).isPlain(heads[i]) {
+			if m.Settled && a.stripeOf(&m.Address).isPlain(heads[i]) {
 				b.Delete(addressKey(nsUnsettled, &m.Address))
 			} else if m.Settled {
 				if err := a.settle(&b, marks, m, true); err != nil {
 					return err
 				}
 			}
-		} else if row != nil && m.Settled && keepsMore(m.Address.Kind, &row.State) && !a.stripeOf(heads[i]).isPlain(heads[i]) {
+		} else if row != nil && m.Settled && keepsMore(m.Address.Kind, &row.State) && !a.stripeOf(&m.Address).isPlain(heads[i]) {
 			if err := a.settle(&b, marks, m, false); err != nil { // too late for the row, not for what it inherits
 				return err
 			}
@@ -671,8 +686,10 @@ func (a *Acceptor) decideSome(list []Decision) error {
 		}
 		return err
 	}
-	for head, row := range rows {
-		a.stripeOf([]byte(head)).keep([]byte(head), row)
+	for i := range list {
+		if row, ok := rows[string(heads[i])]; ok {
+			a.stripeOf(&list[i].Address).keep(heads[i], row)
+		}
 	}
 	return nil
 }
@@ -709,7 +726,7 @@ func (a *Acceptor) Read(ctx context.Context, m *ReadRequest) (*ReadReply, error)
 
 func (a *Acceptor) read(op string, m *ReadRequest) (*ReadReply, error) {
 	head := headKey(&m.Address)
-	st := a.stripeOf(head)
+	st := a.stripeOf(&m.Address)
 	st.mu.RLock()
 	defer st.mu.RUnlock()
 	if err := a.member(op, &m.Header); err != nil {
@@ -834,21 +851,13 @@ func (a *Acceptor) Versions(_ context.Context, m *VersionsRequest) (*VersionsRep
 	if err := m.Address.Check(); err != nil {
 		return nil, err
 	}
-	head := headKey(&m.Address)
-	st := a.stripeOf(head)
+	st := a.stripeOf(&m.Address)
 	st.mu.RLock()
 	defer st.mu.RUnlock()
 	if err := a.member(op, &m.Header); err != nil {
 		return nil, err
 	}
-	row, err := a.rowOf(st, head)
-	if err != nil {
-		return nil, errs.Wrap(op, err)
-	}
-	reply := &VersionsReply{Row: bare(row)}
-	if row != nil && row.State.Older > 0 {
-		reply.Versions, reply.More, err = a.versions(&m.Address, m.Below, pageLimit(m.Limit))
-	}
+	reply, err := a.rowAndVersions(st, m)
 	return reply, errs.Wrap(op, err)
 }
 
@@ -871,7 +880,7 @@ func (a *Acceptor) Install(_ context.Context, m *InstallRequest) error {
 		return errs.E(op, errs.Invalid, "ballot out of range")
 	}
 	head := headKey(&m.Address)
-	st := a.stripeOf(head)
+	st := a.stripeOf(&m.Address)
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if err := a.member(op, &m.Header); err != nil {
@@ -902,7 +911,7 @@ func (a *Acceptor) Install(_ context.Context, m *InstallRequest) error {
 	}
 	a.decided(&b, &m.Address, m.Partition, next)
 	b.Set(head, encodeRow(head, next))
-	return errs.Wrap(op, a.write(st, head, next, &b, true))
+	return errs.Wrap(op, a.write(st, &m.Address, head, row, next, &b, true))
 }
 
 // Pin makes the shard of a later chunk durable and protects it as a promise does.
@@ -967,7 +976,7 @@ func (a *Acceptor) Drop(_ context.Context, m *DropRequest) error {
 		return err
 	}
 	head := headKey(&m.Address)
-	st := a.stripeOf(head)
+	st := a.stripeOf(&m.Address)
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if err := a.member(op, &m.Header); err != nil {
@@ -990,7 +999,7 @@ func (a *Acceptor) Drop(_ context.Context, m *DropRequest) error {
 		key := floorKey(m.Partition)
 		b.Set(key, sealValue(key, appendBallot([]byte{rowFormat}, m.Ballot)))
 	}
-	if err := a.write(st, head, nil, &b, true); err != nil {
+	if err := a.write(st, &m.Address, head, row, nil, &b, true); err != nil {
 		return errs.Wrap(op, err)
 	}
 	if raise {
@@ -1009,7 +1018,7 @@ func (a *Acceptor) MayDelete(addr Address, id erasure.DataID, chunk uint32, guar
 		return false, err
 	}
 	head := headKey(&addr)
-	st := a.stripeOf(head)
+	st := a.stripeOf(&addr)
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	row, err := a.rowOf(st, head)
@@ -1048,7 +1057,7 @@ func (a *Acceptor) Names(addr Address, id erasure.DataID) (bool, error) {
 		return false, err
 	}
 	head := headKey(&addr)
-	st := a.stripeOf(head)
+	st := a.stripeOf(&addr)
 	st.mu.RLock()
 	defer st.mu.RUnlock()
 	row, err := a.rowOf(st, head)

@@ -76,7 +76,18 @@ func samples() map[string]codec {
 		"pin":     &PinRequest{Header: h, Data: erasure.DataID{1}, Chunk: 4, Ballot: b}, "pin-reply": &PinReply{Have: true, Hint: b},
 		"scan":       &ScanRequest{Header: h, Kind: KindUpload, Bucket: 7, Prefix: []byte("p"), After: []byte("q"), AfterPrefix: true, AfterSub: make([]byte, 16), Delimiter: []byte("/"), Limit: 9, Upload: UploadID{1}, From: 3},
 		"scan-reply": &ScanReply{Entries: []ScanEntry{{Address: a, Prefix: []byte("p/"), Row: &sent}, {Row: &Row{}}}, Truncated: true},
-		"fence":      &FenceRequest{Header: h, Bucket: 7, Epoch: 3}, "drop": &DropRequest{Header: h, Address: a, Ballot: b},
+		"rows":       &RowsRequest{After: &a, Slices: []uint16{0, 7, 4095}, Limit: 5, Marked: true},
+		"rows-reply": &RowsReply{Rows: []RegisterRow{{Address: a, Row: &sent, Unsettled: true}, {Address: a}}, Next: &a, More: true},
+		"lookup":     &LookupRequest{Addresses: []Address{a, {}}},
+		"wedge":      &WedgeRequest{Drive: 3, Transition: 5, Term: 2, Floor: b, Partitions: []uint32{0, 4095}, Epochs: []uint64{1, 3}},
+		"wedge-reply": &WedgeReply{Done: true, Hint: b, Refused: []uint32{9}, Floors: []Ballot{{}, b}, Installed: []uint64{0, 2},
+			Fences: []Fence{{Bucket: 7, Epoch: 3}, {}}},
+		"transfer": &TransferRequest{Drive: 3, Transition: 5, Term: 2, Floor: b, Rows: []TransferRow{
+			{Address: a, Partition: 17, Decided: true, State: s, Whole: true, Full: []Version{v}}, {State: State{ID: b}}}},
+		"transfer-reply": &TransferReply{Behind: []uint32{0, 3}},
+		"install-epoch": &InstallEpochRequest{Drive: 3, Transition: 5, Term: 2, Partitions: []uint32{0, 17}, Epochs: []uint64{2, 4},
+			Floors: []Ballot{b, {}}, Fences: []Fence{{Bucket: 7, Epoch: 3}}},
+		"fence": &FenceRequest{Header: h, Bucket: 7, Epoch: 3}, "drop": &DropRequest{Header: h, Address: a, Ballot: b},
 	}
 }
 
@@ -239,7 +250,8 @@ func TestKeysOfTheStoreOrderAsAddressesDo(t *testing.T) {
 // FuzzUnmarshal: what parses prints, and what was printed parses to the same bytes.
 func FuzzUnmarshal(f *testing.F) {
 	kinds := []string{"version", "state", "row", "prepare", "prepare-reply", "accept", "decisions", "read", "read-reply", "versions-reply",
-		"install", "scan", "scan-reply", "pin", "fence", "drop", "address"}
+		"install", "scan", "scan-reply", "pin", "fence", "drop", "address",
+		"rows", "rows-reply", "lookup", "wedge", "wedge-reply", "transfer", "transfer-reply", "install-epoch"}
 	all := samples()
 	for i, k := range kinds {
 		f.Add(uint8(i), all[k].AppendTo(nil))

@@ -19,6 +19,8 @@ const (
 	nsGarbage   = 'g'
 	nsCeiling   = 'h'
 	nsFloor     = 'i'
+	nsDigest    = 'j'
+	nsEpoch     = 'k'
 )
 
 // appendEscaped appends key so that escaped keys order as the keys do, and none is a prefix of
@@ -157,6 +159,17 @@ func floorKey(partition uint32) []byte {
 }
 
 func ceilingKey() []byte { return []byte{nsCeiling} }
+
+func digestKey(slice uint16) []byte {
+	return binary.BigEndian.AppendUint16([]byte{nsDigest}, slice)
+}
+
+// digestMarker is there once the digests are complete.
+func digestMarker() []byte { return []byte{nsDigest} }
+
+func epochKey(partition uint32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{nsEpoch}, partition)
+}
 
 // garbageKey orders garbage by the time at which it became so.
 func garbageKey(at int64, id erasure.DataID) []byte {

@@ -329,7 +329,7 @@ func (a *Acceptor) editRepair(op string, r *RepairRow, sync bool, edit func([]ui
 		return err
 	}
 	key := addressKey(nsRepair, &r.Address)
-	st := a.stripeOf(headKey(&r.Address))
+	st := a.stripeOf(&r.Address)
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if !r.State.IsZero() {
@@ -370,7 +370,7 @@ func (a *Acceptor) ClearUnsettled(u UnsettledRow) error {
 		return err
 	}
 	head := headKey(&u.Address)
-	st := a.stripeOf(head)
+	st := a.stripeOf(&u.Address)
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	row, err := a.row(head)
