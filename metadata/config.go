@@ -83,6 +83,9 @@ type Operation struct {
 	// missing: then every position is reported as missing, which makes durable repair rows. It may be
 	// called from another goroutine. nil: nothing is lacking.
 	Lacking func() bool
+	// Sent is the ballot of an earlier Update of the same operation, in an epoch that ended meanwhile, as
+	// SentBallot found it in the error; zero: no Accept went out.
+	Sent Ballot
 	// Apply computes the change from the base, which is nil when the register is absent, and the
 	// version rows named by Query. It must be pure, must not modify its arguments, and may run
 	// several times. An error ends the operation and is returned as it is, after base was made

@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/ostraka/ostraka/erasure"
@@ -38,6 +39,7 @@ type proposer struct {
 	failed   []errs.Kind // by position, of the present phase; 0 if not failed
 	heard    []bool      // by position, of the present phase
 	refused  int         // of the present phase
+	without  int         // drives that certainly did not take what the present phase sent
 	acks     []bool
 	behind   []bool
 	have     []bool
@@ -82,6 +84,7 @@ func newProposer(q placement.Quorum, kind RegisterKind, op *Operation, mut mutat
 	p := &proposer{q: q, kind: kind, op: op, mut: mut, kept: maxRingKept}
 	if op != nil {
 		p.query = op.Query
+		p.sent, p.first = !op.Sent.IsZero(), op.Sent
 	}
 	return p
 }
@@ -98,7 +101,7 @@ func (p *proposer) begin(b Ballot) {
 }
 
 func (p *proposer) enter(ph phase) {
-	p.phase, p.refused = ph, 0
+	p.phase, p.refused, p.without = ph, 0, 0
 	p.failed = make([]errs.Kind, p.q.N)
 	p.heard = make([]bool, p.q.N)
 }
@@ -244,21 +247,44 @@ func (p *proposer) retry() step {
 	return stepRetry
 }
 
-// fail ends the operation for want of drives.
+// staleError is an errs.Stale that knows whether an Accept of the operation went out.
+type staleError struct{ sent Ballot }
+
+func (e *staleError) Error() string { return e.Unwrap().Error() }
+func (e *staleError) Unwrap() error {
+	return errs.E("metadata.Update", errs.Stale, "the drives serve a newer layout or bucket epoch")
+}
+
+// SentBallot returns the first ballot under which an Accept of the operation went out that Update ended
+// with err, of kind Stale; zero if none did, or certainly none was taken. Whoever tries again in the
+// next epoch, with the same ID, passes it on as Operation.Sent, so that the operation is applied once.
+func SentBallot(err error) Ballot {
+	var e *staleError
+	if errors.As(err, &e) {
+		return e.sent
+	}
+	return Ballot{}
+}
+
+// fail ends the operation for want of drives. One drive that answers Stale is reason enough to look at
+// the layout again: with others gone, it alone may make the quorum impossible.
 func (p *proposer) fail() step {
 	const op = "metadata.Update"
-	p.phase = phaseDone
 	counts := map[errs.Kind]int{}
 	for _, k := range p.failed {
 		counts[k]++
 	}
+	untaken := p.phase == phaseAccept && p.ballot == p.first && p.without == p.q.N
+	p.phase = phaseDone
 	switch {
+	case counts[errs.Stale] > 0 && p.sent && !untaken:
+		p.err = &staleError{p.first}
+	case counts[errs.Stale] > 0:
+		p.err = &staleError{}
 	case p.sent:
 		p.err = errs.E(op, errs.Unknown, "too few drives answered to know whether the write happened")
 	case counts[errs.Full] > 0 && p.q.N-counts[errs.Full] < max(p.need(), p.q.W):
 		p.err = errs.E(op, errs.Full, "too few drives have room")
-	case counts[errs.Stale] > 0 && p.q.N-counts[errs.Stale] < p.q.W:
-		p.err = errs.E(op, errs.Stale, "the drives serve a newer layout or bucket epoch")
 	default:
 		p.err = errs.E(op, errs.Unavailable, "too few drives answered")
 	}
@@ -429,6 +455,9 @@ func (p *proposer) accepted(pos int, r *AcceptReply, err error) step {
 	switch {
 	case err != nil:
 		p.failed[pos], p.heard[pos] = kindOf(err), true
+		if p.failed[pos] == errs.Stale || errors.Is(err, errGone) {
+			p.without++
+		}
 	case r.Accepted:
 		p.acks[pos], p.heard[pos], p.behind[pos] = true, true, false
 	case r.Behind:
@@ -481,6 +510,11 @@ func (p *proposer) counted() step {
 		return stepWait // somebody must have the rows first
 	case p.refused > 0 || behind > 0:
 		return p.retry()
+	case slices.Contains(p.failed, errs.Stale):
+		if pending > 0 {
+			return stepWait // who takes the state into the next epoch should be known
+		}
+		return p.fail()
 	}
 	// Drives failed after Accept went out. The same may happen again, or not.
 	if p.identity && !p.sent {

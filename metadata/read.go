@@ -194,13 +194,7 @@ func (r *reading) collect(ctx context.Context) error {
 
 func (r *reading) failed() error {
 	const op = "metadata.Read"
-	stale := 0
-	for _, err := range r.errs {
-		if errs.Is(err, errs.Stale) {
-			stale++
-		}
-	}
-	if r.g.Quorum.N-stale < r.g.Quorum.R {
+	if slices.ContainsFunc(r.errs, func(err error) bool { return errs.Is(err, errs.Stale) }) {
 		return errs.E(op, errs.Stale, "the drives serve a newer layout")
 	}
 	return errs.E(op, errs.Unavailable, "too few drives answered")

@@ -12,7 +12,7 @@ import (
 // Update changes one register. The View's state is the one written; when the operation was found
 // finished by somebody else (same ID), the newest one. Errors of Apply and Pin are returned as they
 // are; the others are of kind Unavailable (nothing happened), Unknown (it may have happened, or
-// happen), Full, Stale (refresh the layout or the bucket), Busy, Canceled, Timeout.
+// happen), Full, Stale (refresh the layout or the bucket, and see SentBallot), Busy, Canceled, Timeout.
 func (c *Client) Update(ctx context.Context, g placement.Group, a Address, op Operation) (*View, error) {
 	if err := a.Check(); err != nil {
 		return nil, err
