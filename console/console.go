@@ -4,13 +4,25 @@
 //	GET  /-/live                                    200 while the process serves
 //	GET  /-/ready                                   200 when it can serve S3, else 503 and why
 //	GET  /-/metrics                                 Prometheus text
+//	GET  /-/admin/v1/info                           the store: version, profile, capacity, redundancy
 //	GET  /-/admin/v1/status                         version, profile, drives, repair backlog
+//	GET  /-/admin/v1/drives                         the drives, replacements under way, redundancy
+//	POST /-/admin/v1/drives/replace                 put a new drive in the place of one
+//	POST /-/admin/v1/drives/quarantine, release     take a drive out of service, and back
+//	POST /-/admin/v1/drives/reopen                  take a drive that had a fault back into service
+//	GET  /-/admin/v1/heal                           what healing knows and does
+//	POST /-/admin/v1/heal/start, pause, resume, settings
+//	GET  /-/admin/v1/scrub                          how far the scrub of each drive is
+//	POST /-/admin/v1/scrub/start, settings
 //	GET  /-/admin/v1/object?bucket=B&key=K[&verify=true]   where each row and shard of an object is
-//	POST /-/admin/v1/drives/reopen?path=P           take a quarantined drive back into service
+//	GET  /-/admin/v1/usage                          what each bucket holds
+//
+// docs/admin.md documents each with its body, answer and errors.
 //
 // Live, ready and metrics are open, as probes and scrapers expect; they name no bucket, no key and
 // no account. The admin paths need a request signed with the root keys (Signature Version 4, region
-// of the store, service s3). Answers are JSON; a failure is {"error": {"kind", "message"}}.
+// of the store, service s3), and one that changes something a body that the signature covers.
+// Answers are JSON; a failure is {"error": {"kind", "message"}}, and then nothing was changed.
 //
 // The package never touches the data path: it reads what other packages count, and it never waits
 // for a drive longer than sampleWait, so that one that hangs does not take the status away.
@@ -20,16 +32,23 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"slices"
 	"sort"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/ostraka/ostraka/auth"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
+	"github.com/ostraka/ostraka/placement"
 )
 
 // Drives is what the console needs of the drives of this process; *node.Set is one.
@@ -54,11 +73,19 @@ type Backlog interface {
 	Backlog(ctx context.Context) (rows int, err error)
 }
 
-// Config is what a Handler is made of. All but Now and Logger are required.
+// Config is what a Handler is made of. All but Region, Now and Logger are required.
 type Config struct {
 	Version   string
 	Profile   string // such as "2+2"
+	Cluster   [16]byte
+	Region    string
 	Started   time.Time
+	Layout    func() *placement.Layout // the current one, never nil
+	Buckets   func() int               // their number
+	Operator  Operator
+	Healer    Healer
+	Tuner     Tuner
+	Usager    Usager
 	Drives    Drives
 	Samples   *Sampler
 	Inspector Inspector
@@ -74,6 +101,9 @@ type Config struct {
 type Handler struct {
 	Config
 	mux *http.ServeMux
+
+	replacing sync.Mutex // one decision about a replacement at a time; guards no field
+	tuning    sync.Mutex // one change of the settings at a time; guards no field
 }
 
 // New makes a Handler.
@@ -90,9 +120,25 @@ func New(c Config) *Handler {
 	})
 	h.mux.HandleFunc("GET /-/ready", h.ready)
 	h.mux.Handle("GET /-/metrics", c.Metrics)
-	h.mux.HandleFunc("GET /-/admin/v1/status", h.admin(h.status))
-	h.mux.HandleFunc("GET /-/admin/v1/object", h.admin(h.object))
-	h.mux.HandleFunc("POST /-/admin/v1/drives/reopen", h.admin(h.reopen))
+	for path, do := range map[string]func(*http.Request) (any, error){
+		"info": h.info, "status": h.status, "drives": h.drives, "heal": h.heal, "scrub": h.scrub, "usage": h.usage,
+	} {
+		h.mux.HandleFunc("GET /-/admin/v1/"+path, h.admin(func(r *http.Request, _ *auth.Request) (any, error) {
+			if _, err := parameters("console."+path, r); err != nil {
+				return nil, err
+			}
+			return do(r)
+		}))
+	}
+	h.mux.HandleFunc("GET /-/admin/v1/object", h.admin(func(r *http.Request, _ *auth.Request) (any, error) { return h.object(r) }))
+	for path, do := range map[string]func(*http.Request, *auth.Request) (any, error){
+		"drives/replace": change(h.replace), "drives/quarantine": change(h.quarantine), "drives/release": change(h.release),
+		"drives/reopen": change(h.reopen), "heal/start": change(h.startCheck), "heal/pause": change(h.pauseHeal),
+		"heal/resume": change(h.resumeHeal), "heal/settings": change(h.setHeal), "scrub/start": change(h.startScrub),
+		"scrub/settings": change(h.setScrub),
+	} {
+		h.mux.HandleFunc("POST /-/admin/v1/"+path, h.admin(do))
+	}
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, errs.E("console", errs.NotFound, "there is nothing at this path"))
 	})
@@ -113,7 +159,7 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 }
 
 // admin lets only requests through that are signed with the root keys.
-func (h *Handler) admin(do func(r *http.Request) (any, error)) http.HandlerFunc {
+func (h *Handler) admin(do func(r *http.Request, signed *auth.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		signed, err := h.Verifier.Verify(r)
 		if err == nil && (signed.Identity.Anonymous || !signed.Identity.Root) {
@@ -121,7 +167,7 @@ func (h *Handler) admin(do func(r *http.Request) (any, error)) http.HandlerFunc 
 		}
 		var result any
 		if err == nil {
-			result, err = do(r)
+			result, err = do(r, signed)
 		}
 		if err != nil {
 			h.Logger.Debug("admin request refused", "path", r.URL.Path, "err", err)
@@ -130,6 +176,67 @@ func (h *Handler) admin(do func(r *http.Request) (any, error)) http.HandlerFunc 
 		}
 		answer(w, http.StatusOK, result)
 	}
+}
+
+// maxBody bounds the body of a request.
+const maxBody = 64 << 10
+
+// change makes a handler of one that takes a body of type Q. The whole body is read and its
+// signature verified before anything is done; an empty one is a Q of zeros.
+func change[Q any](do func(r *http.Request, q *Q) (any, error)) func(*http.Request, *auth.Request) (any, error) {
+	return func(r *http.Request, signed *auth.Request) (any, error) {
+		const op = "console.admin"
+		if signed.Presigned || signed.PayloadSHA256 == "" {
+			return nil, errs.E(op, errs.Invalid, "the signature has to cover the body: sign the request by its Authorization header, with the body's SHA-256 as x-amz-content-sha256")
+		}
+		if r.URL.RawQuery != "" {
+			return nil, errs.E(op, errs.Invalid, "what is asked for stands in the body, as JSON; there are no query parameters here")
+		}
+		raw, err := io.ReadAll(io.LimitReader(signed.Body, maxBody+1))
+		if err != nil {
+			return nil, errs.As(op, errs.Invalid, err)
+		}
+		if len(raw) > maxBody {
+			return nil, errs.E(op, errs.Invalid, fmt.Sprintf("the body is longer than %d bytes", maxBody))
+		}
+		q := new(Q)
+		if len(raw) > 0 {
+			d := json.NewDecoder(strings.NewReader(string(raw)))
+			d.DisallowUnknownFields()
+			if err := d.Decode(q); err != nil {
+				why := strings.TrimPrefix(err.Error(), "json: ")
+				var wrong *json.UnmarshalTypeError
+				if errors.As(err, &wrong) {
+					why = fmt.Sprintf("%s is out of range for %q, which takes %s", wrong.Value, wrong.Field, wrong.Type)
+				}
+				return nil, &errs.Error{Op: op, Kind: errs.Invalid, Msg: "the body is not what this path takes: " + why, Err: err}
+			}
+			if _, err := d.Token(); !errors.Is(err, io.EOF) {
+				return nil, errs.E(op, errs.Invalid, "the body goes on after its JSON value")
+			}
+		}
+		return do(r, q)
+	}
+}
+
+// parameters returns the query, which may have only these names, each at most once.
+func parameters(op string, r *http.Request, names ...string) (url.Values, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, errs.E(op, errs.Invalid, "the query does not parse")
+	}
+	for name, values := range q {
+		if strings.HasPrefix(strings.ToLower(name), "x-amz-") {
+			continue // of a presigned URL
+		}
+		if !slices.Contains(names, name) {
+			return nil, errs.E(op, errs.Invalid, fmt.Sprintf("there is no query parameter %q here", name))
+		}
+		if len(values) > 1 {
+			return nil, errs.E(op, errs.Invalid, fmt.Sprintf("the query parameter %q is there twice", name))
+		}
+	}
+	return q, nil
 }
 
 // Status is the answer of /-/admin/v1/status.
@@ -145,9 +252,12 @@ type Status struct {
 
 // DriveStatus is one drive of a Status.
 type DriveStatus struct {
-	Path        string `json:"path"`
-	Number      *int   `json:"number"` // null: not known
-	State       string `json:"state"`  // online, full, quarantined, retired, absent
+	Path   string `json:"path"`
+	Number *int   `json:"number"` // null: not known
+	State  string `json:"state"`  // online, full, quarantined, retired, absent
+	// Role is member, replaced (by a newcomer, under way), rebuilding (the newcomer), retired (in no
+	// layout any more) or none (no drive that is known).
+	Role        string `json:"role,omitempty"`
 	Reason      string `json:"reason,omitempty"`
 	Total       uint64 `json:"total_bytes"`
 	Free        uint64 `json:"free_bytes"`
@@ -166,7 +276,7 @@ func (h *Handler) status(r *http.Request) (any, error) {
 	if n, err := h.Backlog.Backlog(ctx); err == nil {
 		s.Repairs = &n
 	}
-	s.Drives = driveStatuses(h.Drives.Status(), h.Samples.Sample(r.Context()))
+	s.Drives = h.driveStatuses(r.Context())
 	return s, nil
 }
 
@@ -239,14 +349,16 @@ type ShardReport struct {
 }
 
 func (h *Handler) object(r *http.Request) (any, error) {
-	q := r.URL.Query()
+	q, err := parameters("console.object", r, "bucket", "key", "verify")
+	if err != nil {
+		return nil, err
+	}
 	bucket, key := q.Get("bucket"), q.Get("key")
 	if bucket == "" || key == "" {
 		return nil, errs.E("console.object", errs.Invalid, "bucket and key have to be given")
 	}
 	verify := false
 	if v := q.Get("verify"); v != "" {
-		var err error
 		if verify, err = strconv.ParseBool(v); err != nil {
 			return nil, errs.E("console.object", errs.Invalid, "verify is neither true nor false")
 		}
@@ -301,20 +413,6 @@ func report(bucket, key string, verify bool, in *object.Inspection, paths []node
 var shardStates = map[object.ShardStatus]string{
 	object.ShardPresent: "present", object.ShardVerified: "verified", object.ShardMissing: "missing",
 	object.ShardCorrupt: "corrupt", object.ShardOffline: "offline",
-}
-
-func (h *Handler) reopen(r *http.Request) (any, error) {
-	path := r.URL.Query().Get("path")
-	for _, p := range h.Drives.Status() {
-		if p.Path == path {
-			if err := h.Drives.Reopen(r.Context(), path); err != nil {
-				return nil, err
-			}
-			h.Logger.Info("drive reopened by an operator", "path", path)
-			return map[string]string{"status": "open"}, nil
-		}
-	}
-	return nil, errs.E("console.reopen", errs.NotFound, "no drive of this process has that path")
 }
 
 // answer writes v as JSON.

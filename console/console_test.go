@@ -3,6 +3,9 @@ package console
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -13,16 +16,27 @@ import (
 
 	"github.com/ostraka/ostraka/auth"
 	"github.com/ostraka/ostraka/disk"
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
+	"github.com/ostraka/ostraka/placement"
 	"github.com/ostraka/ostraka/s3api"
 )
 
 // fake is everything that a Handler asks.
 type fake struct {
 	paths    []node.PathStatus
-	reopened []string
+	did      []string // what was asked for that changes something
+	under    []Replacement
+	unfit    error // of CheckNew
+	fails    error // of what changes something
+	torn     error // of the body
+	hash     string
+	heal     heal.Status
+	scrubs   []heal.ScrubStatus
+	settings heal.Settings
 	id       auth.Identity
 	signed   error
 	ready    error
@@ -32,12 +46,30 @@ type fake struct {
 
 func (f *fake) Status() []node.PathStatus { return f.paths }
 func (f *fake) Reopen(_ context.Context, path string) error {
-	f.reopened = append(f.reopened, path)
-	return nil
+	f.note("reopen", path)
+	return f.fails
 }
-func (f *fake) Verify(*http.Request) (*auth.Request, error) {
-	return &auth.Request{Identity: f.id}, f.signed
+func (f *fake) Verify(r *http.Request) (*auth.Request, error) {
+	return &auth.Request{Identity: f.id, Body: &body{r.Body, f.torn}, PayloadSHA256: f.hash}, f.signed
 }
+func (f *fake) note(parts ...any) {
+	f.did = append(f.did, strings.TrimSuffix(fmt.Sprintln(parts...), "\n"))
+}
+
+// body ends with an error, as one does that is not what was signed.
+type body struct {
+	io.ReadCloser
+	err error
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) && b.err != nil {
+		err = b.err
+	}
+	return n, err
+}
+
 func (f *fake) Backlog(context.Context) (int, error) { return 7, nil }
 func (f *fake) Inspect(_ context.Context, bucket, key string, verify bool) (*object.Inspection, error) {
 	f.verify = verify
@@ -48,7 +80,7 @@ func (f *fake) Inspect(_ context.Context, bucket, key string, verify bool) (*obj
 }
 
 func newFake() *fake {
-	return &fake{id: auth.Identity{Root: true, AccountID: "a"}, paths: []node.PathStatus{
+	return &fake{id: auth.Identity{Root: true, AccountID: "a"}, hash: "x", heal: heal.Status{State: heal.StateUnknown}, paths: []node.PathStatus{
 		{Path: "/d1", Num: 1, Known: true, Open: true},
 		{Path: "/d2", Num: 2, Known: true, Err: errs.E("disk", errs.Drive, "its directory is gone")},
 	}}
@@ -59,10 +91,20 @@ func infos(f map[uint16]func() disk.DriveInfo) *Sampler {
 }
 
 func (f *fake) handler() *Handler {
+	list := []placement.Drive{{Num: 1, ID: [16]byte{1}}, {Num: 2, ID: [16]byte{2}}}
+	l, err := placement.NewLayout(list, erasure.Profile{Data: 1, Parity: 1}, 0)
+	if err != nil {
+		panic(err)
+	}
+	return f.handlerOf(l)
+}
+
+func (f *fake) handlerOf(l *placement.Layout) *Handler {
 	s := infos(map[uint16]func() disk.DriveInfo{1: func() disk.DriveInfo { return disk.DriveInfo{State: disk.Online, Total: 100, Avail: 40} }})
-	m := NewMetrics(Sources{Drives: f, Samples: s, Stats: func() object.Stats { return object.Stats{CacheHits: 3} }, Backlog: f, Version: "v"})
+	m := NewMetrics(Sources{Drives: f, Samples: s, Stats: func() object.Stats { return object.Stats{CacheHits: 3} }, Backlog: f, Healer: fakeHealer{f}, Version: "v"})
 	m.Observe(context.Background(), &s3api.Record{Operation: "PutObject", Status: 503, Code: "SlowDown", Err: errs.E("x", errs.Unavailable, "")})
-	return New(Config{Version: "v", Profile: "2+2", Started: time.Now(), Drives: f, Samples: s, Inspector: f, Backlog: f, Verifier: f,
+	return New(Config{Version: "v", Profile: "2+2", Cluster: [16]byte{1, 2}, Started: time.Now(), Layout: func() *placement.Layout { return l },
+		Buckets: func() int { return 3 }, Operator: f, Healer: fakeHealer{f}, Tuner: f, Usager: f, Drives: f, Samples: s, Inspector: f, Backlog: f, Verifier: f,
 		Ready: func(context.Context) error { return f.ready }, Metrics: m.Handler()})
 }
 
@@ -97,9 +139,6 @@ func TestAnswers(t *testing.T) {
 		{name: "an object that is not there", target: "/-/admin/v1/object?bucket=b&key=k", status: 404, has: []string{"no such object"}},
 		{name: "an object without key", target: "/-/admin/v1/object?bucket=b", status: 400},
 		{name: "an object with a verify that is none", target: "/-/admin/v1/object?bucket=b&key=k&verify=maybe", status: 400},
-		{name: "reopening a drive", method: "POST", target: "/-/admin/v1/drives/reopen?path=/d2", status: 200, has: []string{"open"}},
-		{name: "reopening what is no drive", method: "POST", target: "/-/admin/v1/drives/reopen?path=/etc", status: 404},
-		{name: "reopening by GET", method: "GET", target: "/-/admin/v1/drives/reopen?path=/d2", status: 404},
 		{name: "nothing", target: "/-/other", status: 404},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -120,8 +159,8 @@ func TestAnswers(t *testing.T) {
 					t.Errorf("the answer does not have %s:\n%s", want, body)
 				}
 			}
-			if open := len(f.reopened) > 0; open != (method == "POST" && c.status == 200) {
-				t.Errorf("reopened %q", f.reopened)
+			if len(f.did) > 0 {
+				t.Errorf("something was changed: %q", f.did)
 			}
 		})
 	}

@@ -32,6 +32,7 @@ type Sources struct {
 	Samples *Sampler
 	Stats   func() object.Stats
 	Backlog Backlog
+	Healer  Healer
 	Version string
 }
 
@@ -89,6 +90,7 @@ type snapshot struct {
 	state, total, free, reserve, store, debt, ioError *prometheus.Desc
 	hits, misses, hitBytes, added                     *prometheus.Desc
 	backlog, asked, damaged, rereads                  *prometheus.Desc
+	heal                                              healDescs
 }
 
 func newSnapshot(src Sources) *snapshot {
@@ -113,6 +115,7 @@ func newSnapshot(src Sources) *snapshot {
 		asked:    d("ostraka_repairs_asked_total", "Repairs that reads and writes of this process asked for."),
 		damaged:  d("ostraka_damaged_shards_total", "Shards that reads found missing or damaged."),
 		rereads:  d("ostraka_rereads_total", "Reads that began again at the record because a shard was gone."),
+		heal:     newHealDescs(d),
 	}
 }
 
@@ -122,6 +125,7 @@ func (s *snapshot) Describe(ch chan<- *prometheus.Desc) {
 		s.hitBytes, s.added, s.backlog, s.asked, s.damaged, s.rereads} {
 		ch <- d
 	}
+	s.heal.describe(ch)
 }
 
 // driveStates are all values of DriveStatus.State.
@@ -172,4 +176,11 @@ func (s *snapshot) Collect(ch chan<- prometheus.Metric) {
 	if n, err := s.src.Backlog.Backlog(ctx); err == nil {
 		gauge(s.backlog, float64(n))
 	}
+	at := map[uint16]string{}
+	for _, p := range paths {
+		if p.Known {
+			at[p.Num] = p.Path
+		}
+	}
+	s.heal.collect(s.src.Healer, at, gauge, count)
 }

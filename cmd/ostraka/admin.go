@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -69,19 +70,26 @@ func (e *endpoint) keys() error {
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 64 << 20
 
-// call sends one signed request without body to the admin interface.
-func (e *endpoint) call(ctx context.Context, method, path string, query url.Values) ([]byte, error) {
+// call sends one signed request to the admin interface, with body as JSON unless it is nil.
+func (e *endpoint) call(ctx context.Context, method, path string, query url.Values, body any) ([]byte, error) {
 	const op = "admin"
 	if err := e.keys(); err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(e.url, "/")+path+"?"+query.Encode(), nil)
+	var raw []byte
+	if body != nil {
+		var err error
+		if raw, err = json.Marshal(body); err != nil {
+			return nil, errs.As(op, errs.Internal, err)
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(e.url, "/")+path, bytes.NewReader(raw))
 	if err != nil {
 		return nil, errs.As(op, errs.Invalid, err)
 	}
 	// The signature takes the query as it is sent, and url.Values writes a space as +.
-	req.URL.RawQuery = strings.ReplaceAll(req.URL.RawQuery, "+", "%20")
-	if err := auth.SignRequest(req, auth.Credentials{AccessKeyID: e.access, Secret: e.secret}, e.region, "s3", "", time.Now()); err != nil {
+	req.URL.RawQuery = strings.ReplaceAll(query.Encode(), "+", "%20")
+	if err := auth.SignRequest(req, auth.Credentials{AccessKeyID: e.access, Secret: e.secret}, e.region, "s3", auth.HashPayload(raw), time.Now()); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
 	client := &http.Client{Timeout: 5 * time.Minute}
@@ -101,18 +109,27 @@ func (e *endpoint) call(ctx context.Context, method, path string, query url.Valu
 		return nil, &errs.Error{Op: op, Kind: errs.Unavailable, Msg: "the server does not answer", Err: err}
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return nil, &errs.Error{Op: op, Kind: errs.Unavailable, Msg: "the answer broke off", Err: err}
 	}
 	if resp.StatusCode == http.StatusOK {
-		return body, nil
+		return answer, nil
 	}
 	var f console.Failure
-	if json.Unmarshal(body, &f) != nil || f.Error.Message == "" {
+	if json.Unmarshal(answer, &f) != nil || f.Error.Message == "" {
 		f.Error.Message = "the server answers " + resp.Status
 	}
-	return nil, errs.E(op, errs.Unavailable, f.Error.Message)
+	kind, ok := failureKinds[resp.StatusCode]
+	if !ok {
+		kind = errs.Unavailable
+	}
+	return nil, errs.E(op, kind, f.Error.Message)
+}
+
+var failureKinds = map[int]errs.Kind{
+	http.StatusBadRequest: errs.Invalid, http.StatusForbidden: errs.Denied, http.StatusNotFound: errs.NotFound, http.StatusConflict: errs.Exists,
+	http.StatusPreconditionFailed: errs.Precondition, http.StatusNotImplemented: errs.Unsupported, http.StatusInsufficientStorage: errs.Full,
 }
 
 func adminCommand(p process) *cobra.Command {
@@ -148,7 +165,7 @@ func inspectCommand(p process, e *endpoint) *cobra.Command {
 			if verify {
 				q.Set("verify", "true")
 			}
-			raw, err := e.call(cmd.Context(), http.MethodGet, "/-/admin/v1/object", q)
+			raw, err := e.call(cmd.Context(), http.MethodGet, "/-/admin/v1/object", q, nil)
 			if err != nil {
 				return err
 			}
@@ -195,7 +212,7 @@ func statusCommand(p process, e *endpoint) *cobra.Command {
 		Short: "Show the drives and the outstanding repairs",
 		Args:  exactly(0, "status takes no argument"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			raw, err := e.call(cmd.Context(), http.MethodGet, "/-/admin/v1/status", nil)
+			raw, err := e.call(cmd.Context(), http.MethodGet, "/-/admin/v1/status", nil, nil)
 			if err != nil {
 				return err
 			}
@@ -241,7 +258,7 @@ func reopenCommand(p process, e *endpoint) *cobra.Command {
 		Short: "Take a quarantined drive back into service, after its fault was mended",
 		Args:  exactly(1, "the drive has to be named by its path, as the status shows it"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := e.call(cmd.Context(), http.MethodPost, "/-/admin/v1/drives/reopen", url.Values{"path": args}); err != nil {
+			if _, err := e.call(cmd.Context(), http.MethodPost, "/-/admin/v1/drives/reopen", nil, console.ReopenRequest{Path: args[0]}); err != nil {
 				return err
 			}
 			_, err := fmt.Fprintln(p.stdout, "open:", args[0])

@@ -62,9 +62,11 @@ func (s *stack) openControl(ctx context.Context, cfg *config.Server, want erasur
 			return errs.E("server", errs.Invalid, fmt.Sprintf("the store was formed with profile %s for REDUCED_REDUNDANCY, and --rrs-profile asks for %s", have, reduced))
 		}
 	}
+	s.closeRetired(ctx, log)
 	s.set.SetEpoch(func(drive uint16, partition uint32) (uint64, bool) {
-		l := s.layout()
-		if partition >= l.Partitions() {
+		st := s.control.State()
+		l := st.Layout()
+		if partition >= l.Partitions() || st.Retired(drive) {
 			return 0, false
 		}
 		g := l.Group(partition)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,8 +55,11 @@ type stack struct {
 
 	watching atomic.Pointer[control] // what is told of drives that come and go; nil until it is open
 
+	operator *operator
+	inFlight atomic.Int64 // S3 requests
+
 	stopHeal context.CancelFunc
-	healing  sync.WaitGroup
+	healing  sync.WaitGroup              // repairs, and the operator's loop
 	healer   atomic.Pointer[heal.Healer] // nil until the stack stands; drives may return before
 
 	cleanups []func(context.Context) error // in the order in which things were opened
@@ -163,6 +167,7 @@ func (s *stack) openDrives(ctx context.Context, cfg *config.Server, log *slog.Lo
 
 // startHeal runs the repairs beside the requests.
 func (s *stack) startHeal(ctx context.Context, log *slog.Logger) {
+	s.operator = newOperator(driveOperations{s.set}, s.control, func() { healing{s.healer.Load()}.Resume() }, log)
 	h := heal.New(heal.Config{
 		Meta: s.meta, Layout: s.layout, Buckets: s.store, Drives: s.set, Logger: log,
 		Local: func() []node.Drive {
@@ -173,9 +178,11 @@ func (s *stack) startHeal(ctx context.Context, log *slog.Logger) {
 			return open
 		},
 	})
+	healing{h}.Configure(settingsOf(s.control.State()))
 	ctx, s.stopHeal = context.WithCancel(context.WithoutCancel(ctx))
-	s.healing.Go(func() { h.Run(ctx) })
 	s.healer.Store(h)
+	s.healing.Go(func() { h.Run(ctx) })
+	s.healing.Go(func() { s.operator.run(ctx) })
 	s.onClose(func(ctx context.Context) error {
 		s.stopHeal()
 		s.healing.Wait()
@@ -254,14 +261,29 @@ func (s *stack) openFront(cfg *config.Server, keys rootkeys.Keys, log *slog.Logg
 		return open
 	})
 	backlog := repairBacklog{s.set}
-	metrics := console.NewMetrics(console.Sources{Drives: s.set, Samples: samples, Stats: s.store.Stats, Backlog: backlog, Version: version})
+	metrics := console.NewMetrics(console.Sources{Drives: s.set, Samples: samples, Stats: s.store.Stats, Backlog: backlog,
+		Healer: healing{s.healer.Load()}, Version: version})
 	admin := console.New(console.Config{
-		Version: version, Profile: profileName(s.layout().Profile()), Started: time.Now(), Drives: s.set, Samples: samples,
+		Version: version, Profile: profileName(s.layout().Profile()), Cluster: s.set.Cluster(), Region: cfg.Region, Started: time.Now(),
+		Layout: s.layout, Buckets: func() int { return len(s.control.State().Buckets()) }, Operator: s.operator, Healer: healing{s.healer.Load()},
+		Tuner: tuner{s.control.Control, healing{s.healer.Load()}.Configure}, Usager: usager{s.store}, Drives: s.set, Samples: samples,
 		Inspector: s.store, Backlog: backlog, Verifier: adminVerifier, Ready: s.ready, Metrics: metrics.Handler(), Logger: log,
 	})
-	s.handler = s3api.New(s3api.Config{
+	s.handler = s.counted(s3api.New(s3api.Config{
 		Store: s3api.Adapt(s.store), Verifier: verifier, Authorizer: auth.RootOnly{}, Domains: cfg.Domains, Region: cfg.Region, AnyRegion: true,
 		Next: admin, Observer: metrics, Logger: log, MaxRequests: maxRequests, OwnerName: func(string) string { return "root" },
+	}))
+}
+
+// counted counts the S3 requests in flight, to which work in the background yields. Scrapes and
+// operators' requests are none.
+func (s *stack) counted(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/-/") {
+			s.inFlight.Add(1)
+			defer s.inFlight.Add(-1)
+		}
+		h.ServeHTTP(w, r)
 	})
 }
 

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/ostraka/ostraka/cluster"
+	"github.com/ostraka/ostraka/console"
+	"github.com/ostraka/ostraka/disk"
+	"github.com/ostraka/ostraka/heal"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// How a drive is replaced, and why in this order:
+//
+//  1. BeginReplace, a change of the control plane: the old number is retired for ever, the newcomer
+//     has its number and id. The commit point: from here on the replacement goes on by itself.
+//  2. The old drive is closed, if it is open, and its slot never opens it again. Only then may its
+//     partitions be wedged, since it counts as wedged.
+//  3. The newcomer is formatted at its path (only over an empty directory) and opened.
+//  4. Healing moves the partitions, rebuilds the shards, verifies them, and ends the replacement.
+//
+// Steps 2 and 3 may be repeated: prepare does them at once, at every start, and every few seconds as
+// long as one of them fails.
+//
+// At a start the numbers that are retired are known only from the control plane, whose copies lie on
+// the drives. So the drives are opened first. They are members of nothing, and refuse all requests,
+// until the control plane has told the layout. Then those that are retired are closed (closeRetired),
+// and only after that SetEpoch lets the others serve. A drive that comes back later is asked about
+// before it is opened.
+
+// driveSet is what replacing drives needs of the drives of this process.
+type driveSet interface {
+	Cluster() disk.ID
+	Status() []node.PathStatus
+	// Retire closes a drive for ever; it waits for what is in flight. Repeatable.
+	Retire(ctx context.Context, num uint16) error
+	// Adopt makes a new drive at an empty path and opens it. Repeatable.
+	Adopt(ctx context.Context, path string, id disk.Identity) error
+	Quarantine(ctx context.Context, num uint16, why string) error
+	Release(ctx context.Context, num uint16) error
+}
+
+// replacer is the control plane, as far as replacing drives needs it.
+type replacer interface {
+	State() *cluster.State
+	BeginReplace(ctx context.Context, old uint16, d placement.Drive, path string) (cluster.Replacement, error)
+	DriveLost(num uint16)
+}
+
+const (
+	prepareEvery  = 5 * time.Second  // replacements that could not be prepared
+	prepareWithin = 30 * time.Second // one drive
+	answerWithin  = 10 * time.Second // an operator is told what hinders, if it is known by then
+)
+
+// operator implements console.Operator.
+type operator struct {
+	set      driveSet
+	control  replacer
+	prepared func() // called when a replacement is ready for healing
+	log      *slog.Logger
+
+	kick chan struct{} // capacity 1: prepare now
+
+	// mu guards the fields below.
+	mu       sync.Mutex
+	ready    map[uint64]uint16 // replacements that were prepared in this process, with their newcomer
+	problems map[uint64]string // why one is not
+	round    chan struct{}     // closed at the end of the next prepare that begins
+}
+
+var _ console.Operator = (*operator)(nil)
+
+func newOperator(set driveSet, control replacer, prepared func(), log *slog.Logger) *operator {
+	return &operator{set: set, control: control, prepared: prepared, log: log, kick: make(chan struct{}, 1),
+		ready: map[uint64]uint16{}, problems: map[uint64]string{}, round: make(chan struct{})}
+}
+
+// run prepares replacements until ctx ends.
+func (o *operator) run(ctx context.Context) {
+	tick := time.NewTicker(prepareEvery)
+	defer tick.Stop()
+	for {
+		o.prepare(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.kick:
+		case <-tick.C:
+		}
+	}
+}
+
+// prepare does what is left of steps 2 and 3 of every replacement.
+func (o *operator) prepare(ctx context.Context) {
+	o.mu.Lock()
+	ended := o.round
+	o.round = make(chan struct{})
+	o.mu.Unlock()
+	defer close(ended)
+	list := o.control.State().Replacements()
+	for _, r := range list {
+		o.mu.Lock()
+		num, done := o.ready[r.ID]
+		o.mu.Unlock()
+		if done && num == r.New {
+			continue
+		}
+		err := o.prepareOne(ctx, r)
+		if ctx.Err() != nil {
+			return
+		}
+		o.mu.Lock()
+		before := o.problems[r.ID]
+		if err != nil {
+			o.problems[r.ID] = explain(err)
+		} else {
+			o.ready[r.ID] = r.New
+			delete(o.problems, r.ID)
+		}
+		o.mu.Unlock()
+		switch {
+		case err == nil:
+			o.log.Info("the new drive is in service, and takes the place of the old one", "replacement", r.ID, "old", r.Old, "new", r.New, "path", r.Path)
+			o.prepared()
+		case before != explain(err):
+			o.log.Error("the replacement of a drive does not go on", "replacement", r.ID, "old", r.Old, "new", r.New, "path", r.Path, "err", err)
+		}
+	}
+	o.mu.Lock() // what is over is forgotten
+	over := func(id uint64) bool {
+		return !slices.ContainsFunc(list, func(r cluster.Replacement) bool { return r.ID == id })
+	}
+	maps.DeleteFunc(o.ready, func(id uint64, _ uint16) bool { return over(id) })
+	maps.DeleteFunc(o.problems, func(id uint64, _ string) bool { return over(id) })
+	o.mu.Unlock()
+}
+
+func (o *operator) prepareOne(ctx context.Context, r cluster.Replacement) error {
+	ctx, cancel := context.WithTimeout(ctx, prepareWithin)
+	defer cancel()
+	o.control.DriveLost(r.Old) // nothing of the control plane holds it up
+	if err := o.set.Retire(ctx, r.Old); err != nil {
+		return err
+	}
+	if o.control.State().Retired(r.New) {
+		return errs.E("server", errs.Invalid, fmt.Sprintf("drive %d is replaced itself", r.New))
+	}
+	return o.set.Adopt(ctx, r.Path, disk.Identity{Cluster: o.set.Cluster(), Drive: r.NewID, Num: r.New})
+}
+
+// Replacements implements console.Operator.
+func (o *operator) Replacements() []console.Replacement {
+	var out []console.Replacement
+	for _, r := range o.control.State().Replacements() {
+		out = append(out, o.describe(r))
+	}
+	return out
+}
+
+func (o *operator) describe(r cluster.Replacement) console.Replacement {
+	phase := heal.PhaseMembership
+	if r.Phase == cluster.Shards {
+		phase = heal.PhaseShards
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return console.Replacement{ID: r.ID, Old: r.Old, New: r.New, Path: r.Path, Phase: phase, Begun: time.Unix(0, r.Begun).UTC(), Problem: o.problems[r.ID]}
+}
+
+// CheckNew implements console.Operator.
+func (o *operator) CheckNew(path string) error {
+	const op = "server.CheckNew"
+	at := slices.IndexFunc(o.set.Status(), func(p node.PathStatus) bool { return p.Path == path })
+	if at < 0 {
+		return errs.E(op, errs.NotFound, path+" is not one of the paths that the server was started with, as `ostraka admin drive list` shows them; add it to them and start the server again")
+	}
+	p := o.set.Status()[at]
+	if p.Open {
+		return errs.E(op, errs.Exists, fmt.Sprintf("drive %d is in service at %s: a new drive needs an empty directory; to put a new disk in its place, quarantine drive %d, change the disk, and replace it then", p.Num, path, p.Num))
+	}
+	for _, r := range o.control.State().Replacements() {
+		if r.Path == path {
+			return errs.E(op, errs.Exists, fmt.Sprintf("%s becomes drive %d, in place of drive %d, already", path, r.New, r.Old))
+		}
+	}
+	in := disk.Inspect(vfs.Default, path)
+	switch in.Status {
+	case disk.Empty:
+		return nil
+	case disk.Missing:
+		return errs.E(op, errs.Invalid, path+" does not exist: mount the new disk there, or make the directory")
+	case disk.Occupied:
+		return errs.E(op, errs.Invalid, path+" holds files of something else; a new drive is made only in an empty directory")
+	case disk.Identified, disk.Damaged, disk.Retired, disk.Corrupt, disk.TooNew, disk.Foreign, disk.WrongDrive:
+		return errs.E(op, errs.Invalid, path+" holds a drive, and nothing is formatted over one; if its data is given up, empty the directory, and replace it then")
+	}
+	return &errs.Error{Op: op, Kind: errs.Drive, Msg: path + " cannot be used", Err: in.Err}
+}
+
+// Replace implements console.Operator.
+func (o *operator) Replace(ctx context.Context, old uint16, path string) (console.Replacement, error) {
+	r, err := o.control.BeginReplace(ctx, old, placement.Drive{ID: disk.NewID()}, path) // the commit point
+	if err != nil {
+		return console.Replacement{}, err
+	}
+	o.log.Warn("a drive is replaced", "replacement", r.ID, "old", r.Old, "new", r.New, "path", r.Path)
+	// The next prepare that begins knows of it.
+	o.mu.Lock()
+	ended := o.round
+	o.mu.Unlock()
+	select {
+	case o.kick <- struct{}{}:
+	default:
+	}
+	timer := time.NewTimer(answerWithin)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+	case <-ctx.Done(): // it goes on all the same
+	}
+	return o.describe(r), nil
+}
+
+// Quarantine implements console.Operator.
+func (o *operator) Quarantine(ctx context.Context, num uint16, why string) error {
+	return o.set.Quarantine(ctx, num, why)
+}
+
+// Release implements console.Operator.
+func (o *operator) Release(ctx context.Context, num uint16) error { return o.set.Release(ctx, num) }
+
+// tuner implements console.Tuner: what an operator sets is kept in the control plane and applies at once.
+type tuner struct {
+	control *cluster.Control
+	apply   func(heal.Settings)
+}
+
+// Settings implements console.Tuner.
+func (t tuner) Settings() heal.Settings { return settingsOf(t.control.State()) }
+
+func settingsOf(s *cluster.State) heal.Settings {
+	x := s.Settings()
+	return heal.Settings{Paused: x.HealPaused, Rate: int64(x.HealRate), ScrubPaused: x.ScrubPaused, ScrubPeriod: x.ScrubPeriod}
+}
+
+// SetSettings implements console.Tuner.
+func (t tuner) SetSettings(ctx context.Context, s heal.Settings) error {
+	if s.Rate < 0 {
+		return errs.E("server", errs.Invalid, "a rate is not negative")
+	}
+	err := t.control.SetSettings(ctx, cluster.Settings{HealPaused: s.Paused, ScrubPaused: s.ScrubPaused, HealRate: uint64(s.Rate), ScrubPeriod: s.ScrubPeriod})
+	if err == nil {
+		t.apply(s)
+	}
+	return err
+}
+
+// closeRetired closes the drives that the control plane says are retired, before any drive serves,
+// and keeps them from coming back. One that hangs is no member of anything all the same, and is
+// closed again before its partitions move.
+func (s *stack) closeRetired(ctx context.Context, log *slog.Logger) {
+	retired := func(num uint16) bool { return s.control.State().Retired(num) }
+	setRetired(s.set, retired)
+	ctx, cancel := context.WithTimeout(ctx, prepareWithin)
+	defer cancel()
+	for _, d := range s.set.Open() {
+		if num := d.Num(); retired(num) {
+			s.control.DriveLost(num)
+			if err := (driveOperations{s.set}).Retire(ctx, num); err != nil {
+				log.Error("a retired drive does not close", "drive", num, "err", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+
+	"github.com/ostraka/ostraka/console"
+	"github.com/ostraka/ostraka/disk"
+	"github.com/ostraka/ostraka/heal"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/object"
+)
+
+// What the packages below do not offer yet is answered as unsupported.
+
+func errPending() error { return errs.E("server", errs.Unsupported, "this build cannot do that yet") }
+
+// driveOperations are the drives of this process as replacing drives needs them.
+type driveOperations struct{ *node.Set }
+
+func (d driveOperations) Retire(ctx context.Context, num uint16) error {
+	if s, ok := any(d.Set).(interface {
+		Retire(context.Context, uint16) error
+	}); ok {
+		return s.Retire(ctx, num)
+	}
+	return errPending()
+}
+
+func (d driveOperations) Adopt(ctx context.Context, path string, id disk.Identity) error {
+	if s, ok := any(d.Set).(interface {
+		Adopt(context.Context, string, disk.Identity) error
+	}); ok {
+		return s.Adopt(ctx, path, id)
+	}
+	return errPending()
+}
+
+func (d driveOperations) Quarantine(ctx context.Context, num uint16, why string) error {
+	if s, ok := any(d.Set).(interface {
+		Quarantine(context.Context, uint16, string) error
+	}); ok {
+		return s.Quarantine(ctx, num, why)
+	}
+	return errPending()
+}
+
+func (d driveOperations) Release(ctx context.Context, num uint16) error {
+	if s, ok := any(d.Set).(interface {
+		Release(context.Context, uint16) error
+	}); ok {
+		return s.Release(ctx, num)
+	}
+	return errPending()
+}
+
+func setRetired(set *node.Set, f func(num uint16) bool) {
+	if s, ok := any(set).(interface{ SetRetired(func(uint16) bool) }); ok {
+		s.SetRetired(f)
+	}
+}
+
+// healing is the healer as the console asks it.
+type healing struct{ *heal.Healer }
+
+func (h healing) Status() heal.Status {
+	if s, ok := any(h.Healer).(interface{ Status() heal.Status }); ok {
+		return s.Status()
+	}
+	return heal.Status{State: heal.StateUnknown}
+}
+
+func (h healing) Scrubs() []heal.ScrubStatus {
+	if s, ok := any(h.Healer).(interface{ Scrubs() []heal.ScrubStatus }); ok {
+		return s.Scrubs()
+	}
+	return nil
+}
+
+func (h healing) StartCheck() {
+	if s, ok := any(h.Healer).(interface{ StartCheck() }); ok {
+		s.StartCheck()
+	}
+}
+
+func (h healing) StartScrub(drive uint16) {
+	if s, ok := any(h.Healer).(interface{ StartScrub(uint16) }); ok {
+		s.StartScrub(drive)
+	}
+}
+
+func (h healing) Configure(x heal.Settings) {
+	if s, ok := any(h.Healer).(interface{ Configure(heal.Settings) }); ok {
+		s.Configure(x)
+	}
+}
+
+func (h healing) Resume() {
+	if s, ok := any(h.Healer).(interface{ Resume() }); ok {
+		s.Resume()
+		return
+	}
+	h.Trigger()
+}
+
+// usager counts what buckets hold.
+type usager struct{ store *object.Store }
+
+func (usager) Usage(context.Context) (*console.Usage, error) { return nil, errPending() }
