@@ -423,7 +423,10 @@ func (p *proposer) pinned(err error) step {
 	}
 	if err != nil {
 		p.phase = phaseDone
-		if p.err = err; p.sent {
+		switch p.err = err; {
+		case p.sent && errs.Is(err, errs.Stale):
+			p.err = &staleError{p.first}
+		case p.sent:
 			p.err = errs.As("metadata.Update", errs.Unknown, err)
 		}
 		return stepDone

@@ -128,7 +128,10 @@ func (s *Store) finishDelete(ctx context.Context, op string, b Bucket, epoch uin
 		if errs.Is(err, errs.NotFound) {
 			err = nil // another request finished the same deletion
 		}
-		return errs.Wrap("object."+op, staleIsBusy(err)) // or it gave it up
+		if errs.Is(err, errs.Stale) {
+			err = errs.As("object."+op, errs.Busy, err) // or it gave it up
+		}
+		return errs.Wrap("object."+op, err)
 	}
 	// The bucket must not stay closed because the client went away.
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.c.CallTimeout)
@@ -243,15 +246,28 @@ func (s *Store) endUploads(ctx context.Context, op string, b Bucket) error {
 }
 
 // fence stores the bucket's epoch on every drive that answers, and succeeds when every partition
-// has n−W+1 members among them.
+// has n−W+1 members among them. Drives refuse it while a partition of theirs is between two epochs: they
+// are asked again within the request.
 func (s *Store) fence(ctx context.Context, b Bucket) error {
+	var wait patience
+	for {
+		stale, err := s.fenceOnce(ctx, b)
+		if err == nil || !stale || !wait.pause(ctx) {
+			return err
+		}
+	}
+}
+
+// fenceOnce asks every drive once. stale: one of them said to try again.
+func (s *Store) fenceOnce(ctx context.Context, b Bucket) (stale bool, err error) {
 	const op = "object.fence"
-	l := s.control.Layout()
-	if l == nil {
-		return errs.E(op, errs.Unavailable, "the cluster has no layout yet")
+	l, err := s.layout("fence")
+	if err != nil {
+		return false, err
 	}
 	drives := l.Drives()
 	fenced := make([]atomic.Bool, len(drives))
+	var refused atomic.Bool
 	each(len(drives), drivesAtOnce, func(i int) {
 		d, ok := s.drives.Shards(drives[i].Num)
 		if !ok {
@@ -261,6 +277,9 @@ func (s *Store) fence(ctx context.Context, b Bucket) error {
 		defer cancel()
 		err := d.Fence(ctx, &metadata.FenceRequest{Header: metadata.Header{Drive: drives[i].Num}, Bucket: b.ID, Epoch: b.Epoch})
 		fenced[i].Store(err == nil)
+		if errs.Is(err, errs.Stale) {
+			refused.Store(true)
+		}
 	})
 	yes := make(map[uint16]bool, len(drives))
 	for i := range drives {
@@ -268,10 +287,10 @@ func (s *Store) fence(ctx context.Context, b Bucket) error {
 	}
 	for p := range l.Partitions() {
 		if g := l.Group(p); !fencedEnough(g, yes) {
-			return errs.E(op, errs.Unavailable, fmt.Sprintf("too few drives of partition %d answered to close the bucket", p))
+			return refused.Load(), errs.E(op, errs.Unavailable, fmt.Sprintf("too few drives of partition %d answered to close the bucket", p))
 		}
 	}
-	return nil
+	return false, nil
 }
 
 func fencedEnough(g placement.Group, yes map[uint16]bool) bool {

@@ -162,7 +162,7 @@ func (m *manifestCache) put(id erasure.DataID, parts []manifestPart) {
 
 // counters of a Store.
 type counters struct {
-	repairsAsked, damaged, rereads atomic.Uint64
+	repairsAsked, damaged, rereads, followed atomic.Uint64
 }
 
 // Stats is a snapshot of what a Store counts.
@@ -171,11 +171,12 @@ type Stats struct {
 	RepairsAsked                                      uint64 // repair rows left for what reads and writes noticed
 	DamagedShards                                     uint64 // shards found missing or corrupt by reads
 	Rereads                                           uint64 // reads that began again at the record
+	Followed                                          uint64 // steps of requests that went on in a newer layout or bucket epoch
 }
 
 // Stats returns a snapshot.
 func (s *Store) Stats() Stats {
 	return Stats{CacheHits: s.cache.hits.Load(), CacheMisses: s.cache.misses.Load(), CacheHitBytes: s.cache.hitBytes.Load(),
 		CacheAdded: s.cache.added.Load(), RepairsAsked: s.stats.repairsAsked.Load(), DamagedShards: s.stats.damaged.Load(),
-		Rereads: s.stats.rereads.Load()}
+		Rereads: s.stats.rereads.Load(), Followed: s.stats.followed.Load()}
 }

@@ -39,12 +39,14 @@ func (c *covers) get(l *placement.Layout) (placement.Cover, error) {
 	return *c.by[i], nil
 }
 
-// scan runs one page of a listing of registers, or of versions, and follows a bucket whose epoch is old.
+// scan runs one page of a listing of registers, or of versions, and follows a bucket or partitions whose
+// epoch is old.
 func (s *Store) scan(ctx context.Context, op string, b *Bucket, o metadata.ScanOptions, versions bool) (metadata.ScanPage, error) {
-	for i := 0; ; i++ {
-		l := s.control.Layout()
-		if l == nil {
-			return metadata.ScanPage{}, errs.E("object."+op, errs.Unavailable, "the cluster has no layout yet")
+	var wait patience
+	for {
+		l, err := s.layout(op)
+		if err != nil {
+			return metadata.ScanPage{}, err
 		}
 		cover, err := s.covers.get(l)
 		if err != nil {
@@ -57,11 +59,11 @@ func (s *Store) scan(ctx context.Context, op string, b *Bucket, o metadata.ScanO
 		} else {
 			page, err = s.meta.Scan(ctx, cover, o)
 		}
-		if !errs.Is(err, errs.Stale) || i >= attempts {
-			return page, errs.Wrap("object."+op, staleIsBusy(err))
+		if !errs.Is(err, errs.Stale) {
+			return page, errs.Wrap("object."+op, err)
 		}
-		p := &place{bucket: *b}
-		if err := s.refresh(ctx, op, p, false); err != nil {
+		p := &place{bucket: *b, layout: l}
+		if err := s.follow(ctx, op, p, false, &wait, err); err != nil {
 			return metadata.ScanPage{}, err
 		}
 		*b = p.bucket

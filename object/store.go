@@ -91,7 +91,7 @@ const (
 	defaultInline  = 64 << 10
 	defaultTimeout = 10 * time.Second
 	maxCleanups    = 64 // cleanups of failed writes at a time; what does not fit is left to the drives
-	attempts       = 8  // rounds of one request: stale bucket, rows asked for, vanished shards
+	attempts       = 8  // rounds of one request: rows asked for, vanished shards
 	drivesAtOnce   = 64 // calls to drives in flight of one request, outside of streams
 )
 
@@ -219,55 +219,51 @@ func (s *Store) locate(ctx context.Context, op, bucket, key string, write bool) 
 	if r := checkKey(key); r != nil {
 		return nil, fail(op, &Failure{Reason: r, Bucket: bucket, Key: key})
 	}
+	// The layout comes first: whoever uses one that was published after the fence of a bucket's deletion
+	// then knows of the deletion, so the members that joined since need no fence.
+	l, err := s.layout(op)
+	if err != nil {
+		return nil, err
+	}
 	b, err := s.bucket(ctx, op, bucket, write)
 	if err != nil {
 		return nil, err
 	}
-	return s.placeOf(op, b, []byte(key))
+	return placeIn(l, b, []byte(key)), nil
 }
 
-func (s *Store) placeOf(op string, b Bucket, key []byte) (*place, error) {
+func (s *Store) layout(op string) (*placement.Layout, error) {
 	l := s.control.Layout()
 	if l == nil {
 		return nil, errs.E("object."+op, errs.Unavailable, "the cluster has no layout yet")
 	}
-	return &place{bucket: b, layout: l, key: key, group: l.Group(l.PartitionOf(b.ID, key))}, nil
+	return l, nil
 }
 
-// refresh brings p up to date after a drive called it stale.
-func (s *Store) refresh(ctx context.Context, op string, p *place, write bool) error {
-	if err := s.control.Refresh(ctx); err != nil {
-		return errs.Wrap("object."+op, err)
-	}
-	b, ok := s.control.Bucket(p.bucket.Name)
-	if !ok || b.ID != p.bucket.ID {
-		return fail(op, &Failure{Reason: ErrNoSuchBucket, Bucket: p.bucket.Name})
-	}
-	if write && b.Deleting {
-		return errs.E("object."+op, errs.Busy, "the bucket is being deleted")
-	}
-	next, err := s.placeOf(op, b, p.key)
+func placeIn(l *placement.Layout, b Bucket, key []byte) *place {
+	return &place{bucket: b, layout: l, key: key, group: l.Group(l.PartitionOf(b.ID, key))}
+}
+
+// placeOf finds the registers of a key in a bucket that the caller knows.
+func (s *Store) placeOf(op string, b Bucket, key []byte) (*place, error) {
+	l, err := s.layout(op)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	*p = *next
-	return nil
+	return placeIn(l, b, key), nil
 }
 
 // read reads a register of p by quorum.
 func (s *Store) read(ctx context.Context, op string, p *place, a metadata.Address, o metadata.ReadOptions) (*metadata.View, error) {
-	for i := 0; ; i++ {
+	var w patience
+	for {
 		o.BucketEpoch = p.bucket.Epoch
 		v, err := s.meta.Read(ctx, p.group, a, o)
-		switch {
-		case err == nil:
-			return v, nil
-		case errs.Is(err, errs.Stale) && i < attempts:
-			if err := s.refresh(ctx, op, p, false); err != nil {
-				return nil, err
-			}
-		default:
-			return nil, errs.Wrap("object."+op, staleIsBusy(err))
+		if !errs.Is(err, errs.Stale) {
+			return v, errs.Wrap("object."+op, err)
+		}
+		if err := s.follow(ctx, op, p, false, &w, err); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -278,14 +274,27 @@ type decide func(base *metadata.State, r rows, rm *removal) (*metadata.Change, e
 // update runs one operation on a register of p until it is decided. It serves the wishes that a
 // decision may return: rows, completed uploads. nothing counts as success.
 func (s *Store) update(ctx context.Context, op string, p *place, a metadata.Address, o metadata.Operation, d decide) (*metadata.View, error) {
+	return s.updateBody(ctx, op, p, a, o, d, nil)
+}
+
+// updateBody is update for an operation that names a body, or nil. A partition that changes its members
+// meanwhile is followed into its next epoch under the same operation id, without another upload.
+func (s *Store) updateBody(ctx context.Context, op string, p *place, a metadata.Address, o metadata.Operation, d decide, body *written) (*metadata.View, error) {
 	rm := new(removal)
+	var wait patience
 	if o.ID == 0 {
 		o.ID = newOpID()
 	}
 	o.Apply = func(base *metadata.State, named []metadata.Version) (*metadata.Change, error) {
 		return d(base, rows(named), rm)
 	}
-	for i := 0; ; i++ {
+	for i := 0; ; {
+		if body != nil {
+			if err := body.follow(p.layout); err != nil {
+				return nil, sentIsUnknown(op, &o, err)
+			}
+			o.Seals = body.seals
+		}
 		o.BucketEpoch = p.bucket.Epoch
 		v, err := s.meta.Update(ctx, p.group, a, o)
 		if err == nil {
@@ -296,35 +305,28 @@ func (s *Store) update(ctx context.Context, op string, p *place, a metadata.Addr
 		switch {
 		case errors.As(err, &nothing{}):
 			return v, nil
+		case errs.Is(err, errs.Stale):
+			if o.Sent.IsZero() {
+				o.Sent = metadata.SentBallot(err)
+			}
+			if err := s.follow(ctx, op, p, true, &wait, err); err != nil {
+				return nil, sentIsUnknown(op, &o, err)
+			}
 		case i == attempts:
 			return nil, errs.As("object."+op, errs.Busy, err)
 		case errors.As(err, &row):
+			i++
 			o.Query.Seqs = []uint64{row.seq}
 		case errors.As(err, &up):
+			i++
 			if err := s.ensureCompleted(ctx, op, p, up.upload); err != nil {
 				return nil, err
 			}
 			rm.add(up.upload)
-		case errs.Is(err, errs.Stale):
-			was := p.group
-			if err := s.refresh(ctx, op, p, true); err != nil {
-				return nil, err
-			}
-			if o.Seals != nil && was.Epoch != p.group.Epoch {
-				return nil, errs.E("object."+op, errs.Unavailable, "the partition changed its members during the upload")
-			}
 		default:
 			return nil, errs.Wrap("object."+op, err)
 		}
 	}
-}
-
-// staleIsBusy keeps Stale, which is between nodes, from callers.
-func staleIsBusy(err error) error {
-	if errs.Is(err, errs.Stale) {
-		return errs.As("object.read", errs.Busy, err)
-	}
-	return err
 }
 
 func newOpID() metadata.OpID {

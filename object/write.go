@@ -30,6 +30,7 @@ type written struct {
 	first chunkShards
 
 	unpinned atomic.Bool // a shard of a later chunk is not known to be durable
+	lost     atomic.Bool // a shard was not streamed, or to a drive that is no member any more
 }
 
 // chunkShards are the writers of one chunk, by shard index; nil where there is none.
@@ -160,8 +161,11 @@ func (w *written) stream(ctx context.Context, p *place, h *hasher) (err error) {
 	defer flushed.Wait()
 	for i := range w.data.Chunks() {
 		size := min(w.data.ChunkSize, w.data.Size-int64(i)*w.data.ChunkSize)
-		partition := p.layout.ChunkPartition(w.data.ID, i, p.group.Partition)
-		c, err := w.open(ctx, p.layout.Group(partition), i, size)
+		l := p.layout
+		if i > 0 {
+			l = w.s.control.Layout() // members may have changed while the body came
+		}
+		c, err := w.open(ctx, l.Group(l.ChunkPartition(w.data.ID, i, p.group.Partition)), i, size)
 		if i == 0 {
 			w.first = c
 		} else {
@@ -182,9 +186,59 @@ func (w *written) stream(ctx context.Context, p *place, h *hasher) (err error) {
 	for j, sw := range w.first.writers {
 		if sw != nil {
 			w.seals[w.first.places[j]] = &metadata.Seal{Data: w.data, Index: uint8(j)}
+		} else {
+			w.lost.Store(true)
 		}
 	}
 	w.need = w.first.need
+	return nil
+}
+
+// follow makes the body fit the members that l gives its partitions. A shard that lies on a drive which
+// is no member any more is lost to it: nothing is uploaded again, and the commit leaves a repair row, from
+// which the member in its place gets one. The error is of kind Unavailable if too few shards are left.
+func (w *written) follow(l *placement.Layout) error {
+	if w.data.Inline() {
+		return nil // by position, and sent with every Prepare
+	}
+	if err := w.followChunk(&w.first, l); err != nil {
+		return err
+	}
+	for i := range w.later {
+		if err := w.followChunk(&w.later[i].chunkShards, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *written) followChunk(c *chunkShards, l *placement.Layout) error {
+	next := l.Group(c.group.Partition)
+	if next.Epoch <= c.group.Epoch {
+		return nil
+	}
+	seals := slices.Clone(w.seals) // calls of the epoch before may still read the former
+	left := 0
+	for j, sw := range c.writers {
+		if sw == nil {
+			continue
+		}
+		if pos := c.places[j]; next.Drives[pos] != c.group.Drives[pos] {
+			sw.Abort()
+			c.writers[j] = nil
+			w.lost.Store(true)
+			if c.index == 0 {
+				seals[pos] = nil
+			}
+			continue
+		}
+		left++
+	}
+	c.group, w.seals = next, seals
+	if left < c.need {
+		return errs.E("object.follow", errs.Unavailable,
+			fmt.Sprintf("%d shards of chunk %d lie on drives that are still members, %d are needed", left, c.index, c.need))
+	}
 	return nil
 }
 
@@ -274,6 +328,7 @@ func (w *written) pin(ctx context.Context, p *place, b metadata.Ballot) error {
 	have := make([]atomic.Int32, len(w.later))
 	w.unpinned.Store(false)
 	var hint sync.Map
+	var stale atomic.Bool
 	n := w.data.Profile.N()
 	each(len(w.later)*n, drivesAtOnce, func(i int) {
 		c, j := &w.later[i/n], i%n
@@ -297,13 +352,20 @@ func (w *written) pin(ctx context.Context, p *place, b metadata.Ballot) error {
 			return
 		}
 		w.unpinned.Store(true)
+		if errs.Is(err, errs.Stale) {
+			stale.Store(true)
+		}
 		hint.Store(i/n, err)
 	})
 	for i := range w.later {
 		if got := int(have[i].Load()); got < w.later[i].need {
 			cause, _ := hint.Load(i)
 			err, _ := cause.(error)
-			return &errs.Error{Op: "object.pin", Kind: errs.Unavailable, Err: err,
+			kind := errs.Unavailable
+			if stale.Load() {
+				kind = errs.Stale // the chunk's partition may have other members now
+			}
+			return &errs.Error{Op: "object.pin", Kind: kind, Err: err,
 				Msg: fmt.Sprintf("%d shards of chunk %d are durable, %d are needed", got, i+1, w.later[i].need)}
 		}
 	}
@@ -313,9 +375,11 @@ func (w *written) pin(ctx context.Context, p *place, b metadata.Ballot) error {
 // operation is the part of a commit that names the body.
 func (w *written) operation(p *place) metadata.Operation {
 	o := metadata.Operation{ID: newOpID(), Seals: w.seals, Need: w.need}
+	if !w.data.Inline() {
+		o.Lacking = func() bool { return w.lost.Load() || w.unpinned.Load() }
+	}
 	if len(w.later) > 0 {
 		o.Pin = func(ctx context.Context, b metadata.Ballot) error { return w.pin(ctx, p, b) }
-		o.Lacking = w.unpinned.Load
 	}
 	return o
 }
@@ -323,7 +387,7 @@ func (w *written) operation(p *place) metadata.Operation {
 // commit runs update for a body and takes care of the body after it: a failure that is certain takes
 // the body away. What the streams lost the register notes, durably, as it settles.
 func (w *written) commit(ctx context.Context, op string, p *place, d decide) (*metadata.View, error) {
-	v, err := w.s.update(ctx, op, p, w.addr, w.operation(p), d)
+	v, err := w.s.updateBody(ctx, op, p, w.addr, w.operation(p), d, w)
 	switch {
 	case err == nil:
 		w.s.release(w)

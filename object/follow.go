@@ -1,0 +1,99 @@
+package object
+
+import (
+	"context"
+	"time"
+
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+)
+
+// This file follows what changes under a request: a bucket's epoch, or the members of a partition. A
+// drive answers both with errs.Stale, which never reaches a caller.
+
+// patience bounds how long one step of a request waits for a partition that is between two epochs.
+type patience struct {
+	end time.Time // zero: it was not needed yet
+	try int
+}
+
+const (
+	maxPatience = 10 * time.Second // a partition is between epochs for a few milliseconds
+	maxPause    = 128 * time.Millisecond
+)
+
+// pause waits a moment, longer with each try. It returns false when the patience is over, or ctx is.
+func (w *patience) pause(ctx context.Context) bool {
+	now := time.Now()
+	if w.end.IsZero() {
+		w.end = now.Add(maxPatience)
+	}
+	left := w.end.Sub(now)
+	if left <= 0 {
+		return false
+	}
+	d := min(time.Millisecond<<min(w.try, 10), maxPause, left)
+	w.try++
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// follow brings p up to date after drives called it stale with cause. Where nothing newer is known yet, as
+// while members of the partition are wedged, it waits a moment. The error is of kind Unavailable when the
+// patience is over.
+func (s *Store) follow(ctx context.Context, op string, p *place, write bool, w *patience, cause error) error {
+	was := *p
+	if err := s.refresh(ctx, op, p, write); err != nil {
+		return err
+	}
+	if p.layout.Number() != was.layout.Number() || p.bucket.Epoch != was.bucket.Epoch {
+		s.stats.followed.Add(1)
+		return nil
+	}
+	if w.pause(ctx) {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return errs.Wrap("object."+op, err)
+	}
+	return errs.As("object."+op, errs.Unavailable, cause)
+}
+
+// refresh asks the control plane for what is newest of p. Without a leader what is known here is taken:
+// it may be newer than p, and if it is not, whoever asked waits.
+func (s *Store) refresh(ctx context.Context, op string, p *place, write bool) error {
+	asked := s.control.Refresh(ctx)
+	if ctx.Err() != nil {
+		return errs.Wrap("object."+op, ctx.Err())
+	}
+	l, err := s.layout(op) // before the bucket, as in locate
+	if err != nil {
+		return err
+	}
+	b, ok := s.control.Bucket(p.bucket.Name)
+	switch {
+	case !ok && asked != nil:
+		return errs.Wrap("object."+op, asked)
+	case !ok || b.ID != p.bucket.ID:
+		return fail(op, &Failure{Reason: ErrNoSuchBucket, Bucket: p.bucket.Name})
+	case write && b.Deleting:
+		return errs.E("object."+op, errs.Busy, "the bucket is being deleted")
+	}
+	*p = *placeIn(l, b, p.key)
+	return nil
+}
+
+// sentIsUnknown gives an error that ends an operation the kind Unknown if an Accept of it went out: a
+// member may bring it into the next epoch.
+func sentIsUnknown(op string, o *metadata.Operation, err error) error {
+	if o.Sent.IsZero() {
+		return err
+	}
+	return errs.As("object."+op, errs.Unknown, err)
+}
