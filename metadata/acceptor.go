@@ -37,12 +37,14 @@ type Acceptor struct {
 	ceiling atomic.Uint64 // the durable promise ceiling
 	raising sync.Mutex    // held while the ceiling is raised
 
-	// fence is held for reading by whatever a fence may refuse, until it is applied.
+	// fence is held for reading by whatever a fence or a wedge may refuse, until it is applied. It is
+	// taken before the lock of a stripe.
 	fence  sync.RWMutex
-	fences map[uint64]uint64 // bucket → epoch
+	fences map[uint64]uint64                   // bucket → epoch
+	epochs atomic.Pointer[map[uint32]epochRow] // by partition; replaced as a whole, under fence
 
 	floorMu sync.RWMutex
-	floors  map[uint32]Ballot
+	floors  map[uint32]Ballot // of dropped tombstones, by partition; guarded by floorMu
 
 	keys []stripe
 	pins []stripe
@@ -55,6 +57,7 @@ type Acceptor struct {
 type stripe struct {
 	mu       sync.RWMutex
 	promises promises // guarded by mu
+	high     Ballot   // the highest promised or accepted, as far as is remembered; guarded by mu
 	removed  uint64   // deletions of shards so far, guarded by mu
 
 	// The row last seen under a write lock, guarded by mu: Prepare, Accept and Decide of one write
@@ -92,6 +95,9 @@ type mutations struct {
 	noFloorLow     bool // a state over an absent row does not inherit the floor
 	lastWriteWins  bool // an accept overwrites whatever is older, and promises are ignored
 	blindDelta     bool // a delta is applied to whatever is there
+	wedgeTooFew    bool // a change of membership wedges n−W+1 members, where reads need more
+	noFloorTravels bool // a new epoch begins without a floor
+	noReballot     bool // what is undecided keeps its ballot in a new epoch
 }
 
 // NewAcceptor reads ceiling, floors and fences. Errors are those of the KV, Corrupt, Unsupported.
@@ -136,7 +142,7 @@ func newAcceptor(c AcceptorConfig, mut mutations) (*Acceptor, error) {
 	a.keys, a.pins = make([]stripe, n), make([]stripe, n)
 	a.digests = make([]sliceDigest, placement.Slices)
 	for i := range n {
-		a.keys[i].promises = newPromises(limit/n, mark)
+		a.keys[i].promises, a.keys[i].high = newPromises(limit/n, mark), mark
 		a.pins[i].promises = newPromises(limit/n, mark)
 	}
 	err = a.each([]byte{nsFence}, func(key, b []byte) error {
@@ -157,6 +163,9 @@ func newAcceptor(c AcceptorConfig, mut mutations) (*Acceptor, error) {
 			a.floors[binary.BigEndian.Uint32(key[1:])] = v
 			return nil
 		})
+	}
+	if err == nil {
+		err = a.loadEpochs()
 	}
 	if err == nil {
 		err = a.completeDigests()
@@ -207,9 +216,10 @@ func pinName(id erasure.DataID, chunk uint32) string {
 	return string(binary.BigEndian.AppendUint32(id[:], chunk))
 }
 
-// member refuses messages for another epoch of the partition.
+// member refuses messages for another epoch of the partition than the one that this drive serves: that of
+// the layout, if it was made a member of that one, and it is not wedged.
 func (a *Acceptor) member(op string, h *Header) error {
-	if epoch, ok := a.epoch(h.Partition); !ok || epoch != h.Epoch {
+	if epoch, ok := a.epoch(h.Partition); !ok || epoch != h.Epoch || !a.epochRow(h.Partition).serves(epoch) {
 		return errs.E(op, errs.Stale, "this drive serves another epoch of the partition")
 	}
 	return nil
@@ -223,10 +233,16 @@ func (a *Acceptor) fenced(op string, h *Header, bucket uint64) error {
 	return nil
 }
 
-func (a *Acceptor) floor(partition uint32) Ballot {
+// dropped returns the highest tombstone of a partition that was dropped here.
+func (a *Acceptor) dropped(partition uint32) Ballot {
 	a.floorMu.RLock()
 	defer a.floorMu.RUnlock()
 	return a.floors[partition]
+}
+
+// floor returns the ballot that everything new in a partition must exceed.
+func (a *Acceptor) floor(partition uint32) Ballot {
+	return maxBallot(a.dropped(partition), a.epochRow(partition).floor)
 }
 
 // ensureCeiling makes sure that a promise of counter c survives a restart.
@@ -342,7 +358,7 @@ func (a *Acceptor) Prepare(ctx context.Context, m *PrepareRequest) (*PrepareRepl
 		return nil, errs.Wrap(op, err)
 	}
 	st.keep(head, row)
-	l := local{row: row, promise: st.promises.of(string(head)), floor: a.floor(m.Partition)}
+	l := local{row: row, promise: st.promises.of(string(head)), floor: a.dropped(m.Partition), begun: a.epochRow(m.Partition).floor}
 	if bar := l.bar(); !bar.Less(m.Ballot) {
 		reply.Hint = bar
 		return reply, nil
@@ -364,7 +380,8 @@ func (a *Acceptor) Prepare(ctx context.Context, m *PrepareRequest) (*PrepareRepl
 		}
 	}
 	st.promises.raise(string(head), m.Ballot)
-	reply.Promised, reply.Row, reply.Floor = true, bare(row), l.floor
+	st.high = maxBallot(st.high, m.Ballot)
+	reply.Promised, reply.Row, reply.Floor = true, bare(row), maxBallot(l.floor, l.begun)
 	return reply, nil
 }
 
@@ -405,7 +422,7 @@ func (a *Acceptor) Accept(_ context.Context, m *AcceptRequest) (*AcceptReply, er
 	if err != nil {
 		return nil, errs.Wrap(op, err)
 	}
-	l := local{row: row, promise: st.promises.of(string(head)), floor: a.floor(m.Partition)}
+	l := local{row: row, promise: st.promises.of(string(head)), floor: a.dropped(m.Partition), begun: a.epochRow(m.Partition).floor}
 	if a.mut.lastWriteWins {
 		l.promise = Ballot{}
 	}
@@ -439,6 +456,7 @@ func (a *Acceptor) Accept(_ context.Context, m *AcceptRequest) (*AcceptReply, er
 		return nil, errs.Wrap(op, err)
 	}
 	st.plain = len(mark.inherited) == 0
+	st.high = maxBallot(st.high, m.Ballot)
 	st.promises.forget(string(head), m.Ballot)
 	return &AcceptReply{Accepted: true}, nil
 }
@@ -458,6 +476,7 @@ func (a *Acceptor) replace(b *Batch, addr *Address, row *Row, ballot Ballot, s *
 				// Its own decision comes too late now; what it let go of is remembered here.
 				u.Lost, _ = garbageOf(addr.Kind, row)
 				u.Lost = u.Lost[:min(len(u.Lost), maxLost)]
+				u.Guarded = row.Undo == nil || row.Undo.Lossy || row.Undo.Guarded
 			}
 		}
 		next.Undo = u
@@ -466,7 +485,7 @@ func (a *Acceptor) replace(b *Batch, addr *Address, row *Row, ballot Ballot, s *
 		}
 	case howRedo:
 		v.revert(row.Undo)
-		next.Undo = &Undo{Row: row.Undo.Row, Lost: row.Undo.Lost}
+		next.Undo = &Undo{Row: row.Undo.Row, Lost: row.Undo.Lost, Guarded: row.Undo.Guarded}
 		if err := v.apply(&s.Delta, next.Undo); err != nil {
 			return nil, err
 		}
@@ -614,6 +633,8 @@ func (a *Acceptor) decideSome(list []Decision) error {
 		heads[i] = headKey(&list[i].Address)
 		locks = append(locks, a.stripeNum(&list[i].Address))
 	}
+	a.fence.RLock()
+	defer a.fence.RUnlock()
 	slices.Sort(locks) // in one order, so that two batches cannot wait for each other
 	locks = slices.Compact(locks)
 	for _, s := range locks {
@@ -740,7 +761,8 @@ func (a *Acceptor) read(op string, m *ReadRequest) (*ReadReply, error) {
 	if reply.Versions, err = a.query(&m.Address, row, &m.Query); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
-	return reply, nil
+	// No wedge waits for readers: the epoch may have ended since.
+	return reply, a.member(op, &m.Header)
 }
 
 // inlineData returns the id of the inline body that a read is about: of the version queried first,
@@ -858,6 +880,9 @@ func (a *Acceptor) Versions(_ context.Context, m *VersionsRequest) (*VersionsRep
 		return nil, err
 	}
 	reply, err := a.rowAndVersions(st, m)
+	if err == nil {
+		err = a.member(op, &m.Header)
+	}
 	return reply, errs.Wrap(op, err)
 }
 
@@ -881,6 +906,8 @@ func (a *Acceptor) Install(_ context.Context, m *InstallRequest) error {
 	}
 	head := headKey(&m.Address)
 	st := a.stripeOf(&m.Address)
+	a.fence.RLock()
+	defer a.fence.RUnlock()
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if err := a.member(op, &m.Header); err != nil {
@@ -890,7 +917,7 @@ func (a *Acceptor) Install(_ context.Context, m *InstallRequest) error {
 	if err != nil {
 		return errs.Wrap(op, err)
 	}
-	l := local{row: row, floor: a.floor(m.Partition)}
+	l := local{row: row, floor: a.dropped(m.Partition)}
 	h, ok, conflict := judgeInstall(&l, &m.Row, m.Whole)
 	switch {
 	case conflict:
@@ -958,14 +985,22 @@ func (a *Acceptor) Fence(_ context.Context, m *FenceRequest) error {
 	if a.fences[m.Bucket] >= m.Epoch {
 		return nil
 	}
+	if a.moving() {
+		// Its fences were told to the members of the next epoch already.
+		return errs.E("metadata.Fence", errs.Stale, "a partition of this drive is between two epochs")
+	}
 	var b Batch
-	key := fenceKey(m.Bucket)
-	b.Set(key, sealValue(key, binary.AppendUvarint([]byte{rowFormat}, m.Epoch)))
+	putFence(&b, m.Bucket, m.Epoch)
 	if err := a.kv.Apply(&b, true); err != nil {
 		return errs.Wrap("metadata.Fence", err)
 	}
 	a.fences[m.Bucket] = m.Epoch
 	return nil
+}
+
+func putFence(b *Batch, bucket, epoch uint64) {
+	key := fenceKey(bucket)
+	b.Set(key, sealValue(key, binary.AppendUvarint([]byte{rowFormat}, epoch)))
 }
 
 // Drop removes a decided tombstone and raises the floor in the same batch. Only when all n members
@@ -977,6 +1012,8 @@ func (a *Acceptor) Drop(_ context.Context, m *DropRequest) error {
 	}
 	head := headKey(&m.Address)
 	st := a.stripeOf(&m.Address)
+	a.fence.RLock()
+	defer a.fence.RUnlock()
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if err := a.member(op, &m.Header); err != nil {
@@ -986,15 +1023,18 @@ func (a *Acceptor) Drop(_ context.Context, m *DropRequest) error {
 	if err != nil {
 		return errs.Wrap(op, err)
 	}
-	if !judgeDrop(row, m.Ballot) {
+	if row != nil && !judgeDrop(row, m.Ballot) {
 		return nil
 	}
 	a.floorMu.Lock()
 	defer a.floorMu.Unlock()
+	raise := a.floors[m.Partition].Less(m.Ballot) && !a.mut.keepFloor
+	if row == nil && !raise {
+		return nil
+	}
 	var b Batch
 	b.Delete(head)
 	b.Delete(addressKey(nsUnsettled, &m.Address))
-	raise := a.floors[m.Partition].Less(m.Ballot) && !a.mut.keepFloor
 	if raise {
 		key := floorKey(m.Partition)
 		b.Set(key, sealValue(key, appendBallot([]byte{rowFormat}, m.Ballot)))

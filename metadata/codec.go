@@ -490,7 +490,7 @@ func (r *Row) AppendTo(b []byte) []byte {
 			for i := range u.Lost {
 				b = putMsg(b, 5, u.Lost[i].AppendTo)
 			}
-			return b
+			return putBool(b, 6, u.Guarded)
 		})
 	}
 	return b
@@ -538,6 +538,8 @@ func (u *Undo) unmarshal(b []byte) error {
 			u.Lossy = f.bool()
 		case 5:
 			u.Lost = f.dead(u.Lost)
+		case 6:
+			u.Guarded = f.bool()
 		default:
 			return false
 		}

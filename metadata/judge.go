@@ -24,12 +24,13 @@ const MaxCounter = 1 << 60
 type local struct {
 	row     *Row
 	promise Ballot // the highest promise, remembered or assumed
-	floor   Ballot // of the partition
+	floor   Ballot // of the partition: the highest tombstone that was dropped
+	begun   Ballot // of the partition: what was promised for all registers by changes of membership
 }
 
 // bar is the ballot that a Prepare must exceed.
 func (l *local) bar() Ballot {
-	b := maxBallot(l.promise, l.floor)
+	b := maxBallot(l.promise, maxBallot(l.floor, l.begun))
 	if l.row != nil {
 		b = maxBallot(b, l.row.Ballot)
 	}
@@ -98,7 +99,7 @@ func judgeAccept(l *local, b Ballot, s *State, whole bool) (verdict, how) {
 		// At the floor itself: the tombstone of b was chosen, held by all, and dropped.
 		return verdictAgain, howBallot
 	}
-	limit := l.floor
+	limit := maxBallot(l.floor, l.begun)
 	if l.row != nil {
 		limit = maxBallot(limit, l.row.Ballot)
 	}
@@ -113,7 +114,9 @@ func judgeAccept(l *local, b Ballot, s *State, whole bool) (verdict, how) {
 }
 
 // judgeInstall decides an Install of r, which is chosen. ok false: nothing is to be done, unless
-// conflict, which says that the row may be older than a tombstone that was dropped here.
+// conflict, which says that the row may be older than a tombstone that was dropped here. What is older
+// than the epoch is no conflict: who read it in this epoch read it from a member, and all of them would
+// have had to drop the tombstone before.
 func judgeInstall(l *local, r *Row, whole bool) (h how, ok, conflict bool) {
 	switch {
 	case l.row == nil && !l.floor.Less(r.Ballot):
@@ -229,9 +232,10 @@ func garbageOf(kind RegisterKind, row *Row) (list []DeadData, guard Ballot) {
 	}
 	guard = lastBallot
 	list = append(list, u.Lost...)
-	if u.Lossy {
+	if u.Lossy || u.Guarded {
 		guard = row.Ballot
-	} else {
+	}
+	if !u.Lossy {
 		var before *State
 		if u.Row != nil {
 			before = &u.Row.State

@@ -214,4 +214,6 @@ type Undo struct {
 	Added []uint64
 	Lossy bool
 	Lost  []DeadData
+	// Guarded says that some of Lost was never known to be chosen, but merely jumped over.
+	Guarded bool
 }
