@@ -2,6 +2,7 @@ package heal
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/ostraka/ostraka/disk"
@@ -76,9 +77,56 @@ type bounded struct {
 	h *Healer
 }
 
+// stopwatch tells how long something took without the time that it waited for its turn.
+type stopwatch struct {
+	mu     sync.Mutex // guards the fields below
+	in     int        // waiting now
+	since  time.Time  // when the first of them began to
+	waited time.Duration
+}
+
+// pausing returns throttle, not counted.
+func (s *stopwatch) pausing(throttle func(context.Context, int) error) func(context.Context, int) error {
+	if throttle == nil {
+		return nil
+	}
+	return func(ctx context.Context, n int) error {
+		s.mu.Lock()
+		if s.in++; s.in == 1 {
+			s.since = time.Now()
+		}
+		s.mu.Unlock()
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.in--; s.in == 0 {
+				s.waited += time.Since(s.since)
+			}
+		}()
+		return throttle(ctx, n)
+	}
+}
+
+// take returns how long was waited since it was last asked.
+func (s *stopwatch) take() (d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, s.waited = s.waited, 0
+	if s.in > 0 {
+		now := time.Now()
+		d, s.since = d+now.Sub(s.since), now
+	}
+	return d
+}
+
 // ask makes a call that is about size bytes. The call may outlast it: it is left behind then, and drop
 // gets what it returns in the end.
 func ask[T any](ctx context.Context, b bounded, size int64, f func(context.Context) (T, error), drop func(T)) (T, error) {
+	return askTimed(ctx, b, size, new(stopwatch), f, drop)
+}
+
+// askTimed is ask for a call that waits for its turn now and then, which does not count.
+func askTimed[T any](ctx context.Context, b bounded, size int64, w *stopwatch, f func(context.Context) (T, error), drop func(T)) (T, error) {
 	h, num := b.h, b.Num()
 	type result struct {
 		v   T
@@ -95,14 +143,20 @@ func ask[T any](ctx context.Context, b bounded, size int64, f func(context.Conte
 	defer timer.Stop()
 	var zero T
 	var cause error
-	select {
-	case r := <-done:
-		return r.v, r.err
-	case <-ctx.Done():
-		cause = errs.Wrap("heal.drive", ctx.Err())
-	case <-timer.C:
-		cause = errs.E("heal.drive", errs.Timeout, "the drive does not answer in time")
-		h.lateDrive(num)
+	for cause == nil {
+		select {
+		case r := <-done:
+			return r.v, r.err
+		case <-ctx.Done():
+			cause = errs.Wrap("heal.drive", ctx.Err())
+		case <-timer.C:
+			if more := w.take(); more > 0 {
+				timer.Reset(more)
+				continue
+			}
+			cause = errs.E("heal.drive", errs.Timeout, "the drive does not answer in time")
+			h.lateDrive(num)
+		}
 	}
 	h.mu.Lock()
 	h.hangs.stuck[num]++
@@ -150,9 +204,11 @@ func (b bounded) SealChunk(ctx context.Context, id erasure.DataID, chunk uint32)
 }
 
 func (b bounded) VerifyShard(ctx context.Context, c erasure.Chunk, index int, throttle func(context.Context, int) error) error {
-	return tell(ctx, b, erasure.ShardFileSize(c.Profile, c.Size), func(ctx context.Context) error {
-		return b.Drive.VerifyShard(ctx, c, index, throttle)
-	})
+	w := new(stopwatch)
+	_, err := askTimed(ctx, b, erasure.ShardFileSize(c.Profile, c.Size), w, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, b.Drive.VerifyShard(ctx, c, index, w.pausing(throttle))
+	}, nil)
+	return err
 }
 
 func (b bounded) DeleteShard(ctx context.Context, addr metadata.Address, id erasure.DataID, chunk uint32, guard metadata.Ballot) error {
@@ -201,27 +257,115 @@ func (b bounded) Names(ctx context.Context, addr metadata.Address, id erasure.Da
 	return ask(ctx, b, 0, func(ctx context.Context) (bool, error) { return b.Drive.Names(ctx, addr, id) }, nil)
 }
 
-// rebuild is erasure.Rebuild, bounded. A sink that makes no headway says so itself; a source that hangs is
-// passed over by the reader, which asks others, and what remains is bounded as a whole.
-func (h *Healer) rebuild(ctx context.Context, c erasure.Chunk, shards []shardState, sinks map[int]erasure.Sink) error {
+func (b bounded) StatShard(ctx context.Context, id erasure.ShardID) (disk.ShardStat, error) {
+	return ask(ctx, b, 0, func(ctx context.Context) (disk.ShardStat, error) { return b.Drive.StatShard(ctx, id) }, nil)
+}
+
+func (b bounded) Read(ctx context.Context, m *metadata.ReadRequest) (*metadata.ReadReply, error) {
+	return ask(ctx, b, 0, func(ctx context.Context) (*metadata.ReadReply, error) { return b.Drive.Read(ctx, m) }, nil)
+}
+
+func (b bounded) Install(ctx context.Context, m *metadata.InstallRequest) error {
+	return tell(ctx, b, 0, func(ctx context.Context) error { return b.Drive.Install(ctx, m) })
+}
+
+func (b bounded) InlineShards(ctx context.Context, ids []erasure.DataID) ([][]byte, error) {
+	return ask(ctx, b, 0, func(ctx context.Context) ([][]byte, error) { return b.Drive.InlineShards(ctx, ids) }, nil)
+}
+
+func (b bounded) SealInline(ctx context.Context, list []disk.InlineSeal) error {
+	return tell(ctx, b, 0, func(ctx context.Context) error { return b.Drive.SealInline(ctx, list) })
+}
+
+func (b bounded) Job(ctx context.Context, name string) ([]byte, error) {
+	return ask(ctx, b, 0, func(ctx context.Context) ([]byte, error) { return b.Drive.Job(ctx, name) }, nil)
+}
+
+func (b bounded) SetJob(ctx context.Context, name string, value []byte) error {
+	return tell(ctx, b, 0, func(ctx context.Context) error { return b.Drive.SetJob(ctx, name, value) })
+}
+
+func (b bounded) Scrub(ctx context.Context, after erasure.ShardID, limit int, throttle func(context.Context, int) error) (disk.ScrubReport, error) {
+	w := new(stopwatch)
+	return askTimed(ctx, b, scrubBytes, w, func(ctx context.Context) (disk.ScrubReport, error) {
+		return b.Drive.Scrub(ctx, after, limit, w.pausing(throttle))
+	}, nil)
+}
+
+func (b bounded) ShardUsage(ctx context.Context) (shards, bytes int64, err error) {
+	type usage struct{ shards, bytes int64 }
+	u, err := ask(ctx, b, 0, func(ctx context.Context) (u usage, err error) {
+		u.shards, u.bytes, err = b.Drive.ShardUsage(ctx)
+		return u, err
+	}, nil)
+	return u.shards, u.bytes, err
+}
+
+func (b bounded) Rows(ctx context.Context, m *metadata.RowsRequest) (*metadata.RowsReply, error) {
+	return ask(ctx, b, rowsBytes, func(ctx context.Context) (*metadata.RowsReply, error) { return b.Drive.Rows(ctx, m) }, nil)
+}
+
+func (b bounded) Digests(ctx context.Context) ([]metadata.Digest, error) {
+	return ask(ctx, b, digestBytes, func(ctx context.Context) ([]metadata.Digest, error) { return b.Drive.Digests(ctx) }, nil)
+}
+
+func (b bounded) Installed(ctx context.Context, partitions []uint32) ([]uint64, error) {
+	return ask(ctx, b, 0, func(ctx context.Context) ([]uint64, error) { return b.Drive.Installed(ctx, partitions) }, nil)
+}
+
+const (
+	rowsBytes   = 64 << 20 // what a page of rows may have to pass over
+	digestBytes = 1 << 30  // a drive of an earlier build scans its records first
+)
+
+// rebuild is erasure.Rebuild, bounded, at the pace of background work. A sink that makes no headway says
+// so itself; a source that hangs is passed over by the reader, which asks others, and what remains is
+// bounded as a whole. damaged, if not nil, is told of each source that is missing or corrupt; from any
+// goroutine.
+func (h *Healer) rebuild(ctx context.Context, c erasure.Chunk, shards []shardState, sinks map[int]erasure.Sink, damaged func(j int, err error)) error {
 	size := erasure.ShardFileSize(c.Profile, c.Size)
-	ctx, cancel := context.WithTimeout(ctx, h.bound(size*int64(int(c.Profile.Data)+len(sinks))))
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := new(stopwatch)
+	var mu sync.Mutex // guards timer, which its function resets
+	mu.Lock()
+	var timer *time.Timer
+	timer = time.AfterFunc(h.bound(size*int64(int(c.Profile.Data)+len(sinks))), func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if more := w.take(); more > 0 {
+			timer.Reset(more)
+			return
+		}
+		cancel(context.DeadlineExceeded)
+	})
+	mu.Unlock()
+	defer func() {
+		mu.Lock()
+		defer mu.Unlock()
+		timer.Stop()
+	}()
 	timed := make(map[int]erasure.Sink, len(sinks))
 	for j, s := range sinks {
-		timed[j] = timedSink{s, h, shards[j].num}
+		// What is read is charged with what is written of it.
+		timed[j] = timedSink{s, h, shards[j].num, w.pausing(h.pace.take), 1 + int(c.Profile.Data)/len(sinks)}
 	}
-	return erasure.Rebuild(ctx, c, sources(c, shards), timed, erasure.ReadOptions{Coders: h.c.Coders})
+	return erasure.Rebuild(ctx, c, sources(c, shards), timed, erasure.ReadOptions{Coders: h.c.Coders, OnDamage: damaged})
 }
 
 // timedSink tells of a write that takes too long. It cannot leave it: the memory is the caller's.
 type timedSink struct {
 	erasure.Sink
-	h   *Healer
-	num uint16
+	h      *Healer
+	num    uint16
+	pace   func(context.Context, int) error
+	factor int // bytes of work for each one written
 }
 
 func (s timedSink) Write(ctx context.Context, p []byte) error {
+	if err := s.pace(ctx, len(p)*s.factor); err != nil {
+		return err
+	}
 	timer := time.AfterFunc(s.h.bound(int64(len(p))), func() { s.h.lateDrive(s.num) })
 	defer timer.Stop()
 	return s.Sink.Write(ctx, p)

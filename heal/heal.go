@@ -1,11 +1,8 @@
 package heal
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +26,35 @@ type Drives interface {
 	Shards(num uint16) (node.Drive, bool)
 }
 
+// Replacement is a drive that takes the place of another, which never comes back.
+type Replacement struct {
+	ID       uint64
+	Old, New uint16
+	// Joined: the newcomer is a member wherever the old drive was; its rows and shards come.
+	Joined bool
+	Begun  time.Time
+}
+
+// Control is the control plane, as far as replacements need it. cluster.Control is behind it. Each method
+// but TakeOver fails with errs.Stale if somebody else has taken over since.
+type Control interface {
+	// TakeOver makes this process the mover of a replacement, and returns its term.
+	TakeOver(ctx context.Context, id uint64) (term uint64, err error)
+	// PublishSwap makes the newcomer a member of partitions in the old drive's place.
+	PublishSwap(ctx context.Context, id, term uint64, partitions []uint32) error
+	// FinishMembership takes the old drive out of the layout.
+	FinishMembership(ctx context.Context, id, term uint64) error
+	// FinishReplace ends a replacement that was verified.
+	FinishReplace(ctx context.Context, id, term uint64) error
+}
+
+// Mover changes the members of partitions. metadata.Client is one.
+type Mover interface {
+	Swap(ctx context.Context, m metadata.Swap) (metadata.SwapReport, error)
+	// Join makes a member that was away when its epochs began serve them.
+	Join(ctx context.Context, drive uint16, groups []placement.Group) error
+}
+
 // Config is what a Healer is made of. Meta, Layout, Buckets, Drives and Local are required.
 type Config struct {
 	Meta    *metadata.Client
@@ -39,6 +65,18 @@ type Config struct {
 	Coders  *erasure.Coders
 	Logger  *slog.Logger
 	Now     func() time.Time
+	// Replacements are those under way of which the newcomer is a drive of this process; nil: none ever.
+	// Control is required with it.
+	Replacements func() []Replacement
+	Control      Control
+	// Mover moves members; nil: Meta. Fences are the epochs of buckets that it must know: of those that were
+	// reopened or are being deleted.
+	Mover  Mover
+	Fences func() []metadata.Fence
+	// Load returns how many requests are in flight: background work yields to them. nil: none ever.
+	Load func() int
+	// Settings are those to begin with; Configure changes them.
+	Settings Settings
 	// Concurrency is how many registers are tended at a time; 0 means 2.
 	Concurrency int
 	// Every is the period of passes without a trigger; 0 means 10 s.
@@ -47,14 +85,15 @@ type Config struct {
 	Grace time.Duration
 	// SettleAfter is the age at which an unsettled mark counts as left behind; 0 means 30 s.
 	SettleAfter time.Duration
-	// OrphanEvery is the period of the collection of orphans, and OrphanAge the age from which a shard that
-	// no record names counts as one; 0 means 24 hours each. OrphanEvery < 0: never.
+	// OrphanEvery is the period of the collection of orphans and of the search for tombstones, and OrphanAge
+	// the age from which a shard that no record names counts as one; 0 means 24 hours each. OrphanEvery < 0: never.
 	OrphanEvery, OrphanAge time.Duration
+	// CheckEvery is the least time between two checks that begin by themselves, because none says yet that
+	// all is well, or a drive was away since; 0 means 7 days, < 0 never. After a rebuild one begins at once.
+	CheckEvery time.Duration
 	// CallTimeout bounds one call to a drive, besides a second for each MiB that it is about; a drive that
 	// takes longer counts as away for the rest of a pass. 0 means 30 s.
 	CallTimeout time.Duration
-	// Pace, if not nil, is called before each register, and waits while requests need the drives.
-	Pace func(ctx context.Context) error
 }
 
 const (
@@ -62,6 +101,10 @@ const (
 	maxPending   = 100_000 // registers in one pass; the rest waits for the next
 	firstPause   = 5 * time.Second
 	longestPause = 10 * time.Minute
+	// nominalBytes is what a register costs in the books of the limiter, besides the shards that are read.
+	nominalBytes = 4 << 10
+	// nudgePause keeps passes apart that nobody triggered by hand.
+	nudgePause = time.Second
 )
 
 // Progress is a snapshot of what a Healer did.
@@ -74,30 +117,45 @@ type Progress struct {
 	Shards   int64  // shards written anew, and verified
 	Bytes    int64  // of them
 	Removed  uint64 // dead bodies of which every holder has let go
+	Dropped  uint64 // tombstones that are gone
 	Passes   uint64
 	LastErr  string
 }
 
-// Healer tends registers. Run or Pass may be called by one goroutine at a time.
+// Healer tends registers. Run is called once; without it, its steps may be called by one goroutine at a time.
 type Healer struct {
 	c      Config
-	wake   chan struct{}
+	pace   *Pace
+	wake   chan struct{} // asks for a pass
+	jobs   chan struct{} // asks for a look at the jobs
+	scrub  chan struct{} // asks for a look at the scrubs
 	shards atomic.Int64
 	bytes  atomic.Int64
 	calls  sync.WaitGroup // to drives; Wait waits for them
 
 	// mu guards the fields below.
 	mu       sync.Mutex
+	settings Settings
 	progress Progress
+	backlog  int                          // registers on the lists, as far as they were read
 	retry    map[string]*pause            // registers that wait, by address
 	since    map[erasure.DataID]time.Time // when dead data was first met
 	hangs    hangs
+	returned returned
+	rebuilds map[uint64]*rebuild // by replacement
+	ended    []Job               // newest first
+	check    check
+	scrubs   map[uint16]*scrubbing
+	tombs    tombs
+	noted    []metadata.Address // something was found wrong with them
+	aside    map[uint16]int     // shards that no record seems to name, left alone because drives did not answer, by drive
 }
 
 type pause struct {
 	length  time.Duration
 	until   time.Time
-	blocked bool
+	blocked bool // for drives
+	late    bool // nothing is wrong: what is dead waits for its grace
 }
 
 // New makes a Healer.
@@ -110,6 +168,12 @@ func New(c Config) *Healer {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Replacements == nil {
+		c.Replacements = func() []Replacement { return nil }
+	}
+	if c.Mover == nil {
+		c.Mover, _ = any(c.Meta).(Mover)
 	}
 	if c.Concurrency <= 0 {
 		c.Concurrency = 2
@@ -125,34 +189,65 @@ func New(c Config) *Healer {
 	if c.OrphanEvery == 0 {
 		c.OrphanEvery = 24 * time.Hour
 	}
-	return &Healer{c: c, wake: make(chan struct{}, 1), retry: make(map[string]*pause), since: make(map[erasure.DataID]time.Time),
-		hangs: hangs{late: make(map[uint16]bool), stuck: make(map[uint16]int)}}
+	if c.CheckEvery == 0 {
+		c.CheckEvery = 7 * 24 * time.Hour
+	}
+	h := &Healer{c: c, pace: newPace(c.Load, c.Now), wake: make(chan struct{}, 1), jobs: make(chan struct{}, 1), scrub: make(chan struct{}, 1),
+		retry: make(map[string]*pause), since: make(map[erasure.DataID]time.Time),
+		hangs:    hangs{late: make(map[uint16]bool), stuck: make(map[uint16]int)},
+		returned: returned{here: make(map[uint16]bool), todo: make(map[uint16]bool)},
+		rebuilds: make(map[uint64]*rebuild), scrubs: make(map[uint16]*scrubbing), aside: make(map[uint16]int),
+		tombs: tombs{at: make(map[string]*tomb), slices: make(map[uint16]time.Time)}}
+	h.Configure(c.Settings)
+	return h
 }
 
-// Run works until ctx ends.
+// Run works until ctx ends. Its goroutines (repairs, jobs, upkeep, and one scrub for each local drive) end
+// before it returns.
 func (h *Healer) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { h.every(ctx, h.jobs, h.c.Every, "a job ended early", h.work) })
+	wg.Go(func() { h.every(ctx, nil, h.c.Every, "the upkeep ended early", h.upkeep) })
+	wg.Go(func() { h.scrubAll(ctx) })
+	h.every(ctx, h.wake, h.c.Every, "a repair pass ended early", func(ctx context.Context) error {
+		err := h.Pass(ctx)
+		h.kick(h.jobs)
+		return err
+	})
+}
+
+// every calls f until ctx ends: at once, when asked, and periodically.
+func (h *Healer) every(ctx context.Context, ask <-chan struct{}, period time.Duration, ended string, f func(context.Context) error) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	orphans := h.c.Now().Add(h.c.OrphanEvery)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-h.wake:
+		case <-ask:
 		case <-timer.C:
 		}
-		if err := h.Pass(ctx); err != nil && ctx.Err() == nil {
-			h.c.Logger.Warn("a repair pass ended early", "err", err)
+		if err := f(ctx); err != nil && ctx.Err() == nil {
+			h.c.Logger.Warn(ended, "err", err)
 		}
-		if h.c.OrphanEvery > 0 && !h.c.Now().Before(orphans) {
-			if n, err := h.Orphans(ctx, h.c.OrphanAge); err != nil && ctx.Err() == nil {
-				h.c.Logger.Warn("the collection of orphans ended early", "err", err)
-			} else if n > 0 {
-				h.c.Logger.Info("shards that no record names were removed", "chunks", n)
-			}
-			orphans = h.c.Now().Add(h.c.OrphanEvery)
+		timer.Reset(period)
+		// Who asks all the time gets an answer now and then.
+		if !sleep(ctx, min(nudgePause, period)) {
+			return
 		}
-		timer.Reset(h.c.Every)
+	}
+}
+
+// sleep waits, and reports false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -172,16 +267,47 @@ func (h *Healer) Wait(ctx context.Context) error {
 	}
 }
 
-// Trigger asks for a pass soon: a drive is back, or a read or a scrub found something. What waits after
-// a failure is tried at once.
+// kick asks a loop to run, and never waits.
+func (h *Healer) kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Trigger asks for a pass soon: a drive is back, or somebody wants it. What waits after a failure is tried
+// at once.
 func (h *Healer) Trigger() {
 	h.mu.Lock()
 	clear(h.retry)
 	h.mu.Unlock()
-	select {
-	case h.wake <- struct{}{}:
-	default:
+	h.kick(h.wake)
+	h.kick(h.jobs)
+}
+
+// Nudge asks for a pass soon: a read or a scrub left a repair row. It may be called as often as one likes.
+func (h *Healer) Nudge() { h.kick(h.wake) }
+
+// Configure changes the settings. They apply at once, to what runs as well.
+func (h *Healer) Configure(s Settings) {
+	s.Rate = max(s.Rate, 0)
+	if s.ScrubPeriod <= 0 {
+		s.ScrubPeriod = DefaultScrubPeriod
 	}
+	h.mu.Lock()
+	h.settings = s
+	h.mu.Unlock()
+	h.pace.setRate(s.Rate)
+	h.kick(h.wake)
+	h.kick(h.jobs)
+	h.kick(h.scrub)
+}
+
+// paused reports whether repairs, rebuilds and checks have to stand still.
+func (h *Healer) paused() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.settings.Paused
 }
 
 // Progress returns a snapshot.
@@ -196,252 +322,4 @@ func (h *Healer) Progress() Progress {
 		}
 	}
 	return p
-}
-
-// task is one register that wants work.
-type task struct {
-	addr      metadata.Address
-	key       string
-	positions []uint8  // that repair rows name
-	repair    []uint16 // drives with a repair row
-	unsettled []uint16 // drives with an unsettled mark
-}
-
-// Pass drains the lists of the local drives once. What waits after a failure is left out.
-func (h *Healer) Pass(ctx context.Context) error {
-	if h.c.Layout() == nil {
-		return nil
-	}
-	h.newPass()
-	if err := h.c.Buckets.ResumeDeletions(ctx); err != nil && ctx.Err() == nil {
-		h.c.Logger.Info("a deletion of a bucket could not be finished yet", "err", err)
-	}
-	tasks, err := h.gather(ctx)
-	if err != nil {
-		return errs.Wrap("heal.Pass", err)
-	}
-	h.mu.Lock()
-	h.progress.Pending = len(tasks)
-	h.progress.Passes++
-	h.mu.Unlock()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	slots := make(chan struct{}, h.c.Concurrency)
-	for _, t := range tasks {
-		if h.c.Pace != nil {
-			if err := h.c.Pace(ctx); err != nil {
-				return errs.Wrap("heal.Pass", err)
-			}
-		}
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return errs.Wrap("heal.Pass", ctx.Err())
-		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			h.tend(ctx, t)
-		})
-	}
-	return nil
-}
-
-// tend works on one register and keeps the books.
-func (h *Healer) tend(ctx context.Context, t *task) {
-	h.mu.Lock()
-	h.progress.Active++
-	h.mu.Unlock()
-	got, err := h.register(ctx, t)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.progress.Active--
-	h.progress.Pending--
-	if got == whole && err == nil {
-		h.progress.Repaired++
-		delete(h.retry, t.key)
-		return
-	}
-	if ctx.Err() != nil {
-		return
-	}
-	p := h.retry[t.key]
-	if p == nil {
-		p = &pause{length: firstPause / 2}
-		h.retry[t.key] = p
-	}
-	p.length = min(2*p.length, longestPause)
-	p.until = h.c.Now().Add(p.length)
-	p.blocked = got == blocked && err == nil || level(err) < 0
-	if err != nil {
-		h.progress.LastErr = err.Error()
-	}
-	if !p.blocked {
-		h.progress.Failed++
-		h.c.Logger.Info("a register could not be repaired yet", "bucket", t.addr.Bucket, "err", err)
-	}
-}
-
-// level says how bad an error is: below 0 drives are merely away, 0 is none, above 0 something is wrong.
-func level(err error) int {
-	switch errs.KindOf(err) {
-	case errs.Unavailable, errs.Drive, errs.Busy, errs.Stale, errs.Conflict, errs.Timeout:
-		if err != nil {
-			return -1
-		}
-	}
-	if err == nil {
-		return 0
-	}
-	return 1
-}
-
-// gather reads the lists of the local drives: each register once, those with the least redundancy left first.
-func (h *Healer) gather(ctx context.Context) ([]*task, error) {
-	by := make(map[string]*task)
-	get := func(a metadata.Address) *task {
-		k := string(a.AppendTo(nil))
-		t := by[k]
-		if t == nil {
-			t = &task{addr: a, key: k}
-			by[k] = t
-		}
-		return t
-	}
-	var fails []error
-	for _, d := range h.local() {
-		err := errors.Join(h.repairs(ctx, d, get, by), h.unsettled(ctx, d, get, by), h.wideGarbage(ctx, d, get))
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if err != nil { // the other drives name most of the same registers
-			fails = append(fails, err)
-			h.c.Logger.Debug("the work lists of a drive could not be read", "drive", d.Num(), "err", err)
-		}
-	}
-	if len(by) == 0 {
-		return nil, errors.Join(fails...)
-	}
-	now := h.c.Now()
-	tasks := make([]*task, 0, len(by))
-	h.mu.Lock()
-	for k, t := range by {
-		if p := h.retry[k]; p == nil || !now.Before(p.until) {
-			tasks = append(tasks, t)
-		}
-	}
-	for k := range h.retry {
-		if by[k] == nil {
-			delete(h.retry, k)
-		}
-	}
-	h.mu.Unlock()
-	slices.SortFunc(tasks, func(a, b *task) int {
-		return cmp.Or(cmp.Compare(len(b.positions), len(a.positions)), cmp.Compare(a.key, b.key))
-	})
-	return tasks, nil
-}
-
-func (h *Healer) repairs(ctx context.Context, d node.Drive, get func(metadata.Address) *task, by map[string]*task) error {
-	var after *metadata.Address
-	for len(by) < maxPending {
-		list, err := d.Repairs(ctx, after, page)
-		if err != nil {
-			return err
-		}
-		for i := range list {
-			t := get(list[i].Address)
-			t.repair = append(t.repair, d.Num())
-			for _, p := range list[i].Positions {
-				if !slices.Contains(t.positions, p) {
-					t.positions = append(t.positions, p)
-				}
-			}
-		}
-		if len(list) < page {
-			return nil
-		}
-		after = &list[len(list)-1].Address
-	}
-	return nil
-}
-
-func (h *Healer) unsettled(ctx context.Context, d node.Drive, get func(metadata.Address) *task, by map[string]*task) error {
-	old := h.c.Now().Add(-h.c.SettleAfter).UnixNano()
-	var after *metadata.Address
-	for len(by) < maxPending {
-		list, err := d.Unsettled(ctx, after, page)
-		if err != nil {
-			return err
-		}
-		for i := range list {
-			if list[i].Since <= old {
-				t := get(list[i].Address)
-				t.unsettled = append(t.unsettled, d.Num())
-			}
-		}
-		if len(list) < page {
-			return nil
-		}
-		after = &list[len(list)-1].Address
-	}
-	return nil
-}
-
-// wideGarbage takes over the garbage that a drive cannot end alone. It becomes a repair row, which
-// stays until every holder has let go, as the register's dead list does.
-func (h *Healer) wideGarbage(ctx context.Context, d node.Drive, get func(metadata.Address) *task) error {
-	list, err := d.Garbage(ctx, h.c.Now().Add(time.Hour), page) // whatever its age, and a little skew
-	if err != nil {
-		return err
-	}
-	var done []metadata.GarbageRow
-	for i := range list {
-		g := &list[i]
-		if !wide(&g.Dead) {
-			continue
-		}
-		if g.Address.Kind == metadata.KindPart {
-			// A part's register lists nothing as dead once it is gone: its garbage row is all there is.
-			if h.graceOver(g.Dead.Data.ID) && h.dead(ctx, g) == nil {
-				done = append(done, *g)
-				h.forget(g.Dead.Data.ID)
-			}
-			continue
-		}
-		if err := d.AddRepair(ctx, metadata.RepairRow{Address: g.Address, Partition: g.Partition, Positions: []uint8{0}}); err != nil {
-			return err
-		}
-		h.graceOver(g.Dead.Data.ID) // the grace begins now
-		t := get(g.Address)
-		t.repair = append(t.repair, d.Num())
-		done = append(done, *g)
-	}
-	if len(done) == 0 {
-		return nil
-	}
-	return d.ClearGarbage(ctx, done)
-}
-
-// forget drops the memory of dead data that is gone.
-func (h *Healer) forget(id erasure.DataID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.since, id)
-	h.progress.Removed++
-}
-
-// wide reports whether dead data has shards, or parts, that no drive finds by its own rows.
-func wide(d *metadata.DeadData) bool { return d.Manifest || d.Data.Chunks() > 1 }
-
-// graceOver reports whether dead data was met long enough ago by this process.
-func (h *Healer) graceOver(id erasure.DataID) bool {
-	now := h.c.Now()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	since, ok := h.since[id]
-	if !ok {
-		h.since[id] = now
-		return false
-	}
-	return now.Sub(since) >= h.c.Grace
 }

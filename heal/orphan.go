@@ -39,8 +39,18 @@ func (h *Healer) Orphans(ctx context.Context, age time.Duration) (removed int, e
 	return removed, errs.Wrap("heal.Orphans", errors.Join(fails...))
 }
 
+// orphansOf collects the orphans of one drive. What cannot be judged, because drives do not answer, stays: it
+// is counted, and comes again with the next pass.
 func (h *Healer) orphansOf(ctx context.Context, l *placement.Layout, d node.Drive, before time.Time, seen map[orphanID]bool) (removed int, err error) {
 	var last erasure.ShardID
+	aside := 0
+	defer func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.aside[d.Num()] = aside; aside == 0 {
+			delete(h.aside, d.Num())
+		}
+	}()
 	for {
 		rows, err := d.ShardRows(ctx, last.Data, last.Chunk, page)
 		if err != nil {
@@ -60,6 +70,7 @@ func (h *Healer) orphansOf(ctx context.Context, l *placement.Layout, d node.Driv
 				if ctx.Err() != nil {
 					return removed, err
 				}
+				aside++
 				h.c.Logger.Debug("a shard could not be judged", "drive", d.Num(), "shard", r.ID.String(), "err", err)
 			}
 			if gone {
@@ -70,10 +81,8 @@ func (h *Healer) orphansOf(ctx context.Context, l *placement.Layout, d node.Driv
 			return removed, nil
 		}
 		last = rows[len(rows)-1].ID
-		if h.c.Pace != nil {
-			if err := h.c.Pace(ctx); err != nil {
-				return removed, err
-			}
+		if err := h.pace.take(ctx, len(rows)*nominalBytes/8); err != nil {
+			return removed, err
 		}
 	}
 }

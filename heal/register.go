@@ -16,9 +16,10 @@ import (
 type outcome uint8
 
 const (
-	failed  outcome = iota // something went wrong, or changed meanwhile: try again
-	blocked                // what could be done is done; drives are away
-	whole                  // verified on every drive
+	failed   outcome = iota // something went wrong, or changed meanwhile: try again
+	blocked                 // what could be done is done; drives are away
+	verified                // verified on every drive; what is dead waits for its grace
+	whole                   // verified on every drive, and nothing is left to do
 )
 
 // register brings one register's shards and rows up to what is chosen, and clears the rows that
@@ -40,8 +41,10 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		if err != nil {
 			return failed, errs.Wrap(op, err)
 		}
-		if done, err := h.remains(ctx, t.addr, view.State); err != nil || !done {
+		if done, err := h.remains(ctx, t.addr, view.State); err != nil {
 			return blocked, err
+		} else if !done {
+			return verified, nil
 		}
 		return whole, h.clear(ctx, t, g, nil, t.positions)
 	}
@@ -87,11 +90,15 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 	if bad.damaged > 0 || !sameState(view, again) {
 		return failed, nil
 	}
-	if done, err := h.remains(ctx, t.addr, again.State); err != nil || !done {
+	over, err := h.remains(ctx, t.addr, again.State)
+	switch {
+	case err != nil || bad.away > 0 || len(here) < len(g.Drives):
 		return blocked, err
+	case !over:
+		return verified, nil
 	}
-	if bad.away > 0 || len(here) < len(g.Drives) {
-		return blocked, nil
+	if again.State != nil && again.State.Current == nil {
+		h.hintTomb(&t.addr)
 	}
 	return whole, h.clear(ctx, t, g, again, done)
 }
@@ -231,6 +238,8 @@ type shardState struct {
 	good  bool
 	// damaged: it is there, and not right. Some of its blocks may be, and nowhere else.
 	damaged bool
+	// presumed: good, as far as is known. It was not looked at.
+	presumed bool
 }
 
 // bad counts the shards that are not good on their drive.
@@ -242,14 +251,8 @@ type bad struct {
 // chunk verifies every shard of one chunk, and writes anew those that are not good. It returns
 // what is not good in the end.
 func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Group, a metadata.Address, d *metadata.Data, i uint32) (b bad, err error) {
-	cg := g
-	if i > 0 {
-		cg = l.Group(l.ChunkPartition(d.ID, i, g.Partition))
-	}
-	c := erasure.Chunk{Data: d.ID, Index: i, Profile: d.Profile, Size: d.Size, Owner: owner(a)}
-	if !d.Inline() {
-		c.Size = min(d.Size-int64(i)*d.ChunkSize, d.ChunkSize)
-	}
+	cg := chunkGroup(l, g, d, i)
+	c := chunkOf(a, d, i)
 	places := placement.Positions(d.Profile, len(cg.Drives), d.ID)
 	shards := make([]shardState, d.Profile.N())
 	var todo []int
@@ -260,7 +263,7 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 			b.away++
 			continue
 		}
-		err := s.drive.VerifyShard(ctx, c, j, nil)
+		err := h.verify(ctx, s.drive, c, j)
 		switch {
 		case err == nil:
 			s.good = true
@@ -303,6 +306,20 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 func answers(ctx context.Context, d node.Drive, c erasure.Chunk) bool {
 	_, err := d.ShardRows(ctx, c.Data, c.Index, 1)
 	return err == nil
+}
+
+// verify reads one shard and checks every checksum, at the pace of background work.
+func (h *Healer) verify(ctx context.Context, d node.Drive, c erasure.Chunk, j int) error {
+	return d.VerifyShard(ctx, c, j, h.pace.take)
+}
+
+// chunkOf describes chunk i of a body.
+func chunkOf(a metadata.Address, d *metadata.Data, i uint32) erasure.Chunk {
+	c := erasure.Chunk{Data: d.ID, Index: i, Profile: d.Profile, Size: d.Size, Owner: owner(a)}
+	if !d.Inline() {
+		c.Size = min(d.Size-int64(i)*d.ChunkSize, d.ChunkSize)
+	}
+	return c
 }
 
 func owner(a metadata.Address) erasure.Owner {
@@ -361,7 +378,7 @@ func (h *Healer) rebuildFiles(ctx context.Context, a metadata.Address, d *metada
 		}
 		j := damaged[0]
 		damaged = damaged[1:]
-		err := h.rebuild(ctx, c, shards, map[int]erasure.Sink{j: discard{}})
+		err := h.rebuild(ctx, c, shards, map[int]erasure.Sink{j: discard{}}, nil)
 		if err == nil {
 			err = h.writeFiles(ctx, a, d, c, shards, []int{j})
 		}
@@ -415,7 +432,11 @@ func (h *Healer) writeFiles(ctx context.Context, a metadata.Address, d *metadata
 		shards[j].damaged = false
 		sinks[j], aborts[j] = w, func() { w.Abort() }
 	}
-	err := h.rebuild(ctx, c, shards, sinks)
+	err := h.rebuild(ctx, c, shards, sinks, func(j int, err error) {
+		if shards[j].presumed {
+			h.note(a)
+		}
+	})
 	var partly *erasure.RebuildError
 	if err != nil && !errors.As(err, &partly) {
 		return errors.Join(append(fails, err)...)
@@ -444,7 +465,7 @@ func (h *Healer) writeFiles(ctx context.Context, a metadata.Address, d *metadata
 
 // verifyWritten reads back what was written: a shard counts as repaired only then.
 func (h *Healer) verifyWritten(ctx context.Context, c erasure.Chunk, j int, s *shardState) error {
-	if err := s.drive.VerifyShard(ctx, c, j, nil); err != nil {
+	if err := h.verify(ctx, s.drive, c, j); err != nil {
 		return err
 	}
 	s.good = true

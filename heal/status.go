@@ -1,6 +1,10 @@
 package heal
 
-import "time"
+import (
+	"fmt"
+	"slices"
+	"time"
+)
 
 // The states of the store, as far as this process's drives and what heals them know.
 const (
@@ -84,4 +88,78 @@ type ScrubStatus struct {
 	Done               float64   // of the present round, 0…1, estimated
 	Shards, Bytes, Bad int64     // of the present round, or of the last one if none is under way
 	Period             time.Duration
+}
+
+// Status returns a snapshot. It asks no drive.
+func (h *Healer) Status() Status {
+	var away []uint16
+	if l := h.c.Layout(); l != nil {
+		for _, d := range l.Drives() {
+			if _, ok := h.drive(d.Num); !ok {
+				away = append(away, d.Num)
+			}
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := &h.check.shown
+	s := Status{Verified: c.Verified, VerifiedRegisters: c.VerifiedRegisters, VerifiedShards: c.VerifiedShards, VerifiedBytes: c.VerifiedBytes,
+		Backlog: h.backlog, Active: h.progress.Active, Failed: h.progress.Failed, LastErr: h.progress.LastErr, Settings: h.settings}
+	failing := 0
+	for _, r := range h.retry {
+		switch {
+		case r.blocked:
+			s.Blocked++
+		case !r.late:
+			failing++
+		}
+	}
+	for _, n := range h.aside {
+		s.Blocked += n
+	}
+	for _, b := range h.rebuilds {
+		s.Jobs = append(s.Jobs, b.job)
+	}
+	slices.SortFunc(s.Jobs, func(a, b Job) int { return a.Begun.Compare(b.Begun) })
+	if !c.Begun.IsZero() {
+		s.Jobs = append(s.Jobs, h.check.job)
+	}
+	moving, running := len(h.rebuilds) > 0, len(s.Jobs) > 0
+	s.Jobs = append(s.Jobs, h.ended...)
+	why := func(format string, args ...any) { s.Why = append(s.Why, fmt.Sprintf(format, args...)) }
+	for _, num := range away {
+		why("drive %d is away", num)
+	}
+	if failing > 0 {
+		why("%d records could not be repaired although their drives are there", failing)
+	}
+	if s.Blocked > 0 {
+		why("%d records or shards wait for drives", s.Blocked)
+	}
+	if moving {
+		why("a drive is being rebuilt")
+	}
+	if s.Backlog > 0 {
+		why("%d records are to be repaired", s.Backlog)
+	}
+	tainted := c.Tainted
+	if tainted == "" {
+		tainted = h.check.taints
+	}
+	if c.Verified.IsZero() {
+		why("no complete check has ended yet")
+	} else if tainted != "" {
+		why("%s, and no complete check has ended since", tainted)
+	}
+	switch {
+	case len(away) > 0 || failing > 0 || s.Blocked > 0:
+		s.State = StateDegraded
+	case len(s.Why) == 0:
+		s.State = StateHealthy
+	case running || s.Backlog > 0:
+		s.State = StateWorking
+	default:
+		s.State = StateUnknown
+	}
+	return s
 }

@@ -1,0 +1,443 @@
+package heal
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// check is the job that verifies everything: every register on all of its members, every shard of every
+// body on its drive. What is found is repaired at once, and what cannot be is on the work lists then. Only a
+// check that left nothing behind makes the store healthy, and a drive that goes away ends that.
+//
+// state, loaded and meter belong to the goroutine of the jobs; h.mu guards the other fields.
+type check struct {
+	state  checkState
+	loaded bool
+	meter  meter
+
+	shown  checkState // what Status tells: a copy of state
+	job    Job        // of the check under way
+	wanted bool       // StartCheck was called
+	taints string     // why the last result does not hold any more, not durable yet
+}
+
+// checkState is kept on every local drive.
+type checkState struct {
+	Serial uint64 // rises with each save: the newest of the drives' copies counts
+	// The check under way, if Begun is not zero.
+	Begun         time.Time
+	After         cursor
+	Walked        bool
+	Done, Total   int64
+	Shards, Bytes int64
+	TotalBytes    int64
+	Bad, Repaired int64
+	// The last complete one.
+	Verified          time.Time // zero: none
+	VerifiedRegisters int64
+	VerifiedShards    int64
+	VerifiedBytes     int64
+	Tainted           string    // why it does not hold any more; empty: it does
+	Auto              time.Time // when one last began by itself
+}
+
+// StartCheck begins a complete check, if none is under way.
+func (h *Healer) StartCheck() {
+	h.mu.Lock()
+	h.check.wanted = true
+	h.mu.Unlock()
+	h.kick(h.jobs)
+}
+
+// taint says that the result of the last check holds no more, until the next.
+func (h *Healer) taint(_ context.Context, why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.check.taints == "" {
+		h.check.taints = why
+	}
+}
+
+// loadCheck reads the newest copy of the state.
+func (h *Healer) loadCheck(ctx context.Context) error {
+	if h.check.loaded {
+		return nil
+	}
+	n := 0
+	var fails []error
+	for _, d := range h.local() {
+		var s checkState
+		if err := h.load(ctx, d, jobCheck, &s); err != nil {
+			fails = append(fails, err)
+			continue
+		}
+		if n++; s.Serial > h.check.state.Serial {
+			h.check.state = s
+		}
+	}
+	if n == 0 {
+		return errors.Join(append(fails, errs.E("heal.check", errs.Unavailable, "no drive is here"))...)
+	}
+	h.check.loaded = true
+	h.showCheck(JobRunning, nil)
+	return nil
+}
+
+// saveCheck stores the state on the local drives. One that keeps it suffices.
+func (h *Healer) saveCheck(ctx context.Context) error {
+	s := &h.check.state
+	s.Serial++
+	n := 0
+	var fails []error
+	for _, d := range h.local() {
+		if err := save(ctx, d, jobCheck, s); err != nil {
+			fails = append(fails, err)
+			continue
+		}
+		n++
+	}
+	if n == 0 {
+		return errors.Join(append(fails, errs.E("heal.check", errs.Unavailable, "no drive kept the state of the check"))...)
+	}
+	return nil
+}
+
+// showCheck updates what Status tells.
+func (h *Healer) showCheck(state string, err error) {
+	s := &h.check.state
+	h.check.meter.mark(h.c.Now(), s.Done, s.Bytes)
+	j := Job{Kind: KindCheck, State: state, Begun: s.Begun, Done: s.Done, Total: max(s.Total, s.Done), Shards: s.Shards, Bytes: s.Bytes,
+		Bad: s.Bad, Repaired: s.Repaired}
+	if err != nil {
+		j.LastErr = err.Error()
+	}
+	if state == JobRunning {
+		h.check.meter.fill(&j, s.TotalBytes)
+	} else {
+		h.check.meter = meter{}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.check.shown, h.check.job = *s, j
+}
+
+// checkOnce begins a check if one is due, and goes on with it as far as it comes.
+func (h *Healer) checkOnce(ctx context.Context) error {
+	if err := h.loadCheck(ctx); err != nil {
+		return err
+	}
+	s := &h.check.state
+	if err := h.keepTaint(ctx); err != nil {
+		return err
+	}
+	if s.Begun.IsZero() {
+		due, auto := h.checkDue()
+		if !due {
+			return nil
+		}
+		h.beginCheck(ctx, auto)
+		if err := h.saveCheck(ctx); err != nil {
+			return err
+		}
+	}
+	if h.paused() {
+		h.showCheck(JobPaused, nil)
+		return nil
+	}
+	err := h.checkAll(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		h.showCheck(JobWaiting, err)
+	}
+	return nil
+}
+
+// keepTaint makes durable that the last result does not hold.
+func (h *Healer) keepTaint(ctx context.Context) error {
+	h.mu.Lock()
+	why := h.check.taints
+	h.mu.Unlock()
+	s := &h.check.state
+	if why != "" && s.Tainted == "" {
+		s.Tainted = why
+		if err := h.saveCheck(ctx); err != nil {
+			return err
+		}
+		h.mu.Lock()
+		h.check.shown.Tainted = why
+		h.mu.Unlock()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.check.taints == why {
+		h.check.taints = ""
+	}
+	return nil
+}
+
+// checkDue reports whether a check is to begin: somebody wants one, or none says that all is well,
+// nothing is pending, and it is long enough since one last began by itself.
+func (h *Healer) checkDue() (due, auto bool) {
+	s := &h.check.state
+	now := h.c.Now()
+	_, away := h.members(h.c.Layout())
+	moving := len(h.c.Replacements()) > 0
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.check.wanted {
+		return true, false
+	}
+	calm := len(away) == 0 && !moving && h.backlog == 0 && h.progress.Passes > 0 && !h.settings.Paused
+	due = calm && h.c.CheckEvery >= 0 && (s.Verified.IsZero() || s.Tainted != "") && (s.Auto.IsZero() || now.Sub(s.Auto) >= h.c.CheckEvery)
+	return due, due
+}
+
+func (h *Healer) beginCheck(ctx context.Context, auto bool) {
+	s := &h.check.state
+	now := h.c.Now()
+	*s = checkState{Serial: s.Serial, Begun: now, Verified: s.Verified, VerifiedRegisters: s.VerifiedRegisters,
+		VerifiedShards: s.VerifiedShards, VerifiedBytes: s.VerifiedBytes, Tainted: s.Tainted, Auto: s.Auto}
+	if auto {
+		s.Auto = now
+	}
+	if s.Tainted == "" && !s.Verified.IsZero() {
+		s.Total = s.VerifiedRegisters
+	}
+	for _, d := range h.local() {
+		if shards, bytes, err := d.ShardUsage(ctx); err == nil {
+			s.TotalBytes += bytes
+			s.Total = max(s.Total, shards)
+		}
+	}
+	h.mu.Lock()
+	h.check.wanted = false
+	h.mu.Unlock()
+	h.check.meter = meter{}
+}
+
+// checkAll goes through all registers and ends the check.
+func (h *Healer) checkAll(ctx context.Context) error {
+	s := &h.check.state
+	for !s.Walked {
+		h.showCheck(JobRunning, nil)
+		if h.paused() {
+			h.showCheck(JobPaused, nil)
+			return nil
+		}
+		if slices.ContainsFunc(h.c.Replacements(), func(Replacement) bool { return true }) {
+			return errs.E("heal.check", errs.Busy, "a drive is being replaced")
+		}
+		if err := h.checkPage(ctx); err != nil {
+			return errs.Wrap("heal.check", err)
+		}
+		if err := h.saveCheck(ctx); err != nil {
+			return err
+		}
+	}
+	return h.endCheck(ctx)
+}
+
+// endCheck ends the check if nothing that it found is left, and no drive went away since.
+func (h *Healer) endCheck(ctx context.Context) error {
+	const op = "heal.check"
+	s := &h.check.state
+	h.mu.Lock()
+	away := h.check.taints != "" && s.Tainted == ""
+	h.mu.Unlock()
+	left := 0
+	if s.Bad > s.Repaired { // what could not be mended at once is on the lists until it is
+		for _, d := range h.local() {
+			list, err := d.Repairs(ctx, nil, 1)
+			if err != nil {
+				return errs.Wrap(op, err)
+			}
+			left += len(list)
+		}
+	}
+	if left > 0 {
+		return errs.E(op, errs.Unavailable, "findings could not be repaired yet")
+	}
+	if _, gone := h.members(h.c.Layout()); len(gone) > 0 {
+		return errs.E(op, errs.Unavailable, "a drive is away")
+	}
+	s.Repaired = s.Bad
+	s.Total = s.Done
+	s.Verified, s.VerifiedRegisters, s.VerifiedShards, s.VerifiedBytes = h.c.Now(), s.Done, s.Shards, s.Bytes
+	s.Tainted = ""
+	if away { // while it was under way
+		s.Tainted = "a drive was away during the last check"
+	}
+	begun := s.Begun
+	s.Begun, s.After, s.Walked = time.Time{}, nil, false
+	// The one point from which on the store counts as verified.
+	if err := h.saveCheck(ctx); err != nil {
+		s.Begun, s.Walked = begun, true
+		return err
+	}
+	h.showCheck(JobDone, nil)
+	h.mu.Lock()
+	h.check.job.Begun, h.check.job.Ended = begun, s.Verified
+	h.end(h.check.job)
+	h.mu.Unlock()
+	h.c.Logger.Info("everything was verified", "registers", s.Done, "shards", s.Shards, "bytes", s.Bytes, "repaired", s.Repaired)
+	return nil
+}
+
+// checkPage verifies the next page of registers, and repairs what is wrong.
+func (h *Healer) checkPage(ctx context.Context) error {
+	s := &h.check.state
+	l := h.c.Layout()
+	h.newPass()
+	here, away := h.members(l)
+	if len(away) > 0 {
+		return errs.E("heal.checkPage", errs.Unavailable, "a drive is away: nothing can be verified on all drives")
+	}
+	w, err := h.walk(ctx, l, here, s.After.address(), nil)
+	if err != nil {
+		return err
+	}
+	if err := h.pace.take(ctx, len(w.list)*nominalBytes); err != nil {
+		return err
+	}
+	bad, shards, bytes := h.inspect(ctx, l, w.list)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	for at := range w.list {
+		r := &w.list[at]
+		if !bad[at] {
+			if row, _ := r.top(); row != nil && row.State.Current == nil {
+				h.hintTomb(&r.addr)
+			}
+			continue
+		}
+		written := h.shards.Load()
+		got, err := h.mend(ctx, r.addr)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		switch {
+		case got < verified || err != nil:
+			s.Bad++
+			h.c.Logger.Warn("a check found damage that cannot be repaired yet", "bucket", r.addr.Bucket, "err", err)
+		case h.shards.Load() != written || !r.equal(func(uint16) bool { return true }) && !r.unsettled:
+			s.Bad++
+			s.Repaired++
+		}
+		// Else a writer was at it: all is there now.
+	}
+	s.Done += int64(len(w.list))
+	s.Shards += shards
+	s.Bytes += bytes
+	s.After, s.Walked = cursorOf(w.next), !w.more
+	return nil
+}
+
+// inspect verifies the registers of list on all drives: equal rows, all decided, and every shard. bad
+// marks those of which something is not so.
+func (h *Healer) inspect(ctx context.Context, l *placement.Layout, list []held) (bad []bool, shards, bytes int64) {
+	bad = make([]bool, len(list))
+	type place struct {
+		at   int
+		d    metadata.Data
+		j    int
+		size int
+	}
+	inline := make(map[uint16][]place) // by drive
+	type large struct {
+		at    int
+		chunk erasure.Chunk
+		num   uint16
+		j     int
+	}
+	var larges []large
+	for at := range list {
+		r := &list[at]
+		if !r.equal(func(uint16) bool { return true }) {
+			bad[at] = true
+			continue
+		}
+		row, _ := r.top()
+		err := h.bodies(ctx, r.group, r.addr, &metadata.View{State: &row.State, Ballot: row.Ballot}, func(d *metadata.Data) error {
+			for i := range d.Chunks() {
+				cg := chunkGroup(l, r.group, d, i)
+				for j, pos := range placement.Positions(d.Profile, len(cg.Drives), d.ID) {
+					if num := cg.Drives[pos]; d.Inline() {
+						inline[num] = append(inline[num], place{at, *d, j, inlineSize(d)})
+					} else {
+						larges = append(larges, large{at, chunkOf(r.addr, d, i), num, j})
+					}
+				}
+			}
+			return ctx.Err()
+		})
+		bad[at] = err != nil
+	}
+	var mu sync.Mutex // guards bad, shards and bytes
+	var wg sync.WaitGroup
+	for num, places := range inline {
+		wg.Go(func() { // one for each drive
+			for len(places) > 0 {
+				n, size := 0, 0
+				for n < len(places) && n < smallBatch && (n == 0 || size < smallBytes) {
+					size += places[n].size
+					n++
+				}
+				rows := h.inlineOf(ctx, num, size, n, func(i int) erasure.DataID { return places[i].d.ID })
+				mu.Lock()
+				for i, p := range places[:n] {
+					if rows == nil || rows[i] == nil || erasure.VerifyInline(p.d.Profile, p.d.ID, p.d.Size, p.j, rows[i]) != nil {
+						bad[p.at] = true
+					}
+					shards++
+					bytes += int64(p.size)
+				}
+				mu.Unlock()
+				places = places[n:]
+			}
+		})
+	}
+	wg.Wait()
+	each(h.c.Concurrency, larges, func(x large) {
+		var err error = errs.E("heal.inspect", errs.Unavailable, "the drive is away")
+		if d, ok := h.drive(x.num); ok {
+			err = h.verify(ctx, d, x.chunk, x.j)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		bad[x.at] = bad[x.at] || err != nil
+		shards++
+		bytes += erasure.ShardFileSize(x.chunk.Profile, x.chunk.Size)
+	})
+	return bad, shards, bytes
+}
+
+// inlineOf reads n inline shards of a drive; nil: it did not answer.
+func (h *Healer) inlineOf(ctx context.Context, num uint16, size, n int, id func(int) erasure.DataID) [][]byte {
+	d, ok := h.drive(num)
+	if !ok || h.pace.take(ctx, size) != nil {
+		return nil
+	}
+	ids := make([]erasure.DataID, n)
+	for i := range ids {
+		ids[i] = id(i)
+	}
+	rows, err := d.InlineShards(ctx, ids)
+	if err != nil || len(rows) != n {
+		return nil
+	}
+	return rows
+}
+
+var _ node.Drive = bounded{}

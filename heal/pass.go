@@ -1,0 +1,414 @@
+package heal
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// task is one register that wants work.
+type task struct {
+	addr      metadata.Address
+	key       string
+	positions []uint8  // that repair rows name
+	repair    []uint16 // drives with a repair row
+	unsettled []uint16 // drives with an unsettled mark
+	// spare is how many more shards may be lost before data is: an estimate until the task was looked at.
+	spare  int
+	looked bool
+}
+
+// Pass drains the lists of the local drives once. What waits after a failure is left out.
+func (h *Healer) Pass(ctx context.Context) error {
+	if h.c.Layout() == nil {
+		return nil
+	}
+	h.newPass()
+	h.lookAround(ctx)
+	if err := h.c.Buckets.ResumeDeletions(ctx); err != nil && ctx.Err() == nil {
+		h.c.Logger.Info("a deletion of a bucket could not be finished yet", "err", err)
+	}
+	tasks, err := h.gather(ctx)
+	if err != nil {
+		return errs.Wrap("heal.Pass", err)
+	}
+	if h.paused() {
+		tasks = nil
+	}
+	h.mu.Lock()
+	h.progress.Pending = len(tasks)
+	h.progress.Passes++
+	h.mu.Unlock()
+	q := queue{tasks: tasks}
+	heap.Init(&q)
+	var wg sync.WaitGroup
+	for range min(h.c.Concurrency, len(tasks)) {
+		wg.Go(func() {
+			for ctx.Err() == nil && !h.paused() {
+				t := q.next()
+				if t == nil || h.pace.take(ctx, nominalBytes) != nil {
+					return
+				}
+				if !t.looked {
+					h.look(ctx, t)
+					if q.later(t) {
+						continue
+					}
+				}
+				h.tend(ctx, t)
+			}
+		})
+	}
+	wg.Wait()
+	if len(tasks) >= maxPending { // there may be more
+		h.Nudge()
+	}
+	return errs.Wrap("heal.Pass", ctx.Err())
+}
+
+// queue has the tasks of a pass, those with the least redundancy left first. next and later are safe for
+// concurrent use; the others belong to package heap.
+type queue struct {
+	mu    sync.Mutex // guards tasks
+	tasks []*task
+}
+
+func (q *queue) Len() int { return len(q.tasks) }
+func (q *queue) Less(i, j int) bool {
+	a, b := q.tasks[i], q.tasks[j]
+	return cmp.Or(cmp.Compare(a.spare, b.spare), cmp.Compare(a.key, b.key)) < 0
+}
+func (q *queue) Swap(i, j int) { q.tasks[i], q.tasks[j] = q.tasks[j], q.tasks[i] }
+func (q *queue) Push(t any)    { q.tasks = append(q.tasks, t.(*task)) }
+func (q *queue) Pop() any {
+	t := q.tasks[len(q.tasks)-1]
+	q.tasks = q.tasks[:len(q.tasks)-1]
+	return t
+}
+
+// next takes the most urgent task; nil: none is left.
+func (q *queue) next() *task {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.tasks) == 0 {
+		return nil
+	}
+	return heap.Pop(q).(*task)
+}
+
+// later puts a task back if another one is more urgent.
+func (q *queue) later(t *task) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.tasks) == 0 || t.spare <= q.tasks[0].spare {
+		return false
+	}
+	heap.Push(q, t)
+	return true
+}
+
+const (
+	// noBodies is the redundancy of a register that names no data: only rows are to be mended.
+	noBodies = 1 << 10
+	// lookBodies and lookChunks bound what look counts.
+	lookBodies, lookChunks = 16, 16
+)
+
+// look counts the shards of a register that are there, and so learns what redundancy it has left. It is
+// cheap: rows, no shards, are read. Where it fails, the estimate stays.
+func (h *Healer) look(ctx context.Context, t *task) {
+	t.looked = true
+	l := h.c.Layout()
+	g := l.Group(l.PartitionOf(t.addr.Bucket, t.addr.Key))
+	view, err := h.c.Meta.Read(ctx, g, t.addr, metadata.ReadOptions{BucketEpoch: ^uint64(0)})
+	if err != nil {
+		return
+	}
+	spare, bodies := noBodies, 0
+	enough := errors.New("enough")
+	err = h.bodies(ctx, g, t.addr, view, func(d *metadata.Data) error {
+		for i := range min(d.Chunks(), lookChunks) {
+			spare = min(spare, h.spareOf(ctx, l, g, d, i))
+		}
+		if bodies++; bodies == lookBodies {
+			return enough
+		}
+		return ctx.Err()
+	})
+	if err == nil || errors.Is(err, enough) {
+		t.spare = spare
+	}
+}
+
+// spareOf counts how many shards more than needed a chunk has on drives that are here.
+func (h *Healer) spareOf(ctx context.Context, l *placement.Layout, g placement.Group, d *metadata.Data, i uint32) int {
+	cg := chunkGroup(l, g, d, i)
+	have := 0
+	for j, pos := range placement.Positions(d.Profile, len(cg.Drives), d.ID) {
+		if drive, ok := h.drive(cg.Drives[pos]); ok {
+			if _, err := drive.StatShard(ctx, erasure.ShardID{Data: d.ID, Chunk: i, Index: uint8(j)}); err == nil {
+				have++
+			}
+		}
+	}
+	return have - int(d.Profile.Data)
+}
+
+// chunkGroup returns the members that hold chunk i of a body of a register in g.
+func chunkGroup(l *placement.Layout, g placement.Group, d *metadata.Data, i uint32) placement.Group {
+	if i == 0 {
+		return g
+	}
+	return l.Group(l.ChunkPartition(d.ID, i, g.Partition))
+}
+
+// tend works on one register and keeps the books.
+func (h *Healer) tend(ctx context.Context, t *task) {
+	h.mu.Lock()
+	h.progress.Active++
+	h.mu.Unlock()
+	got, err := h.register(ctx, t)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.progress.Active--
+	h.progress.Pending--
+	if got == whole && err == nil {
+		h.progress.Repaired++
+		h.backlog = max(h.backlog-1, 0)
+		delete(h.retry, t.key)
+		return
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	p := h.retry[t.key]
+	if p == nil {
+		p = &pause{length: firstPause / 2}
+		h.retry[t.key] = p
+	}
+	if got == verified && err == nil {
+		if !p.late {
+			h.backlog = max(h.backlog-1, 0)
+		}
+		*p = pause{length: firstPause, until: h.c.Now().Add(firstPause), late: true}
+		return
+	}
+	p.length = min(2*p.length, longestPause)
+	p.until = h.c.Now().Add(p.length)
+	p.late = false
+	p.blocked = got == blocked && err == nil || level(err) < 0
+	if err != nil {
+		h.progress.LastErr = err.Error()
+	}
+	if !p.blocked {
+		h.progress.Failed++
+		h.c.Logger.Info("a register could not be repaired yet", "bucket", t.addr.Bucket, "err", err)
+	}
+}
+
+// level says how bad an error is: below 0 drives are merely away, 0 is none, above 0 something is wrong.
+func level(err error) int {
+	switch errs.KindOf(err) {
+	case errs.Unavailable, errs.Drive, errs.Busy, errs.Stale, errs.Conflict, errs.Timeout:
+		if err != nil {
+			return -1
+		}
+	}
+	if err == nil {
+		return 0
+	}
+	return 1
+}
+
+// gather reads the lists of the local drives: each register once.
+func (h *Healer) gather(ctx context.Context) ([]*task, error) {
+	by := make(map[string]*task)
+	get := func(a metadata.Address) *task {
+		k := string(a.AppendTo(nil))
+		t := by[k]
+		if t == nil {
+			t = &task{addr: a, key: k}
+			by[k] = t
+		}
+		return t
+	}
+	var fails []error
+	for _, d := range h.local() {
+		err := errors.Join(h.repairs(ctx, d, get, by), h.unsettled(ctx, d, get, by), h.wideGarbage(ctx, d, get))
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil { // the other drives name most of the same registers
+			fails = append(fails, err)
+			h.c.Logger.Debug("the work lists of a drive could not be read", "drive", d.Num(), "err", err)
+		}
+	}
+	h.mu.Lock()
+	for k := range h.retry {
+		if by[k] == nil {
+			delete(h.retry, k)
+		}
+	}
+	h.backlog = len(by)
+	for k := range by {
+		if p := h.retry[k]; p != nil && p.late {
+			h.backlog--
+		}
+	}
+	h.mu.Unlock()
+	if len(by) == 0 {
+		return nil, errors.Join(fails...)
+	}
+	return h.due(by), nil
+}
+
+// due returns the tasks that do not wait, with a first estimate of the redundancy that is left.
+func (h *Healer) due(by map[string]*task) []*task {
+	l := h.c.Layout()
+	here := make(map[uint16]bool)
+	for _, d := range l.Drives() {
+		_, here[d.Num] = h.drive(d.Num)
+	}
+	now := h.c.Now()
+	tasks := make([]*task, 0, len(by))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for k, t := range by {
+		if p := h.retry[k]; p == nil || !now.Before(p.until) {
+			t.spare = estimate(l, t, here)
+			tasks = append(tasks, t)
+		}
+	}
+	return tasks
+}
+
+// estimate is the parity of the layout less the positions that rows name or whose drives are away.
+func estimate(l *placement.Layout, t *task, here map[uint16]bool) int {
+	spare := int(l.Profile().Parity)
+	g := l.Group(l.PartitionOf(t.addr.Bucket, t.addr.Key))
+	for pos, num := range g.Drives {
+		if !here[num] || slices.Contains(t.positions, uint8(pos)) {
+			spare--
+		}
+	}
+	return spare
+}
+
+func (h *Healer) repairs(ctx context.Context, d node.Drive, get func(metadata.Address) *task, by map[string]*task) error {
+	var after *metadata.Address
+	for len(by) < maxPending {
+		list, err := d.Repairs(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for i := range list {
+			t := get(list[i].Address)
+			t.repair = append(t.repair, d.Num())
+			for _, p := range list[i].Positions {
+				if !slices.Contains(t.positions, p) {
+					t.positions = append(t.positions, p)
+				}
+			}
+		}
+		if len(list) < page {
+			return nil
+		}
+		after = &list[len(list)-1].Address
+	}
+	return nil
+}
+
+func (h *Healer) unsettled(ctx context.Context, d node.Drive, get func(metadata.Address) *task, by map[string]*task) error {
+	old := h.c.Now().Add(-h.c.SettleAfter).UnixNano()
+	var after *metadata.Address
+	for len(by) < maxPending {
+		list, err := d.Unsettled(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for i := range list {
+			if list[i].Since <= old {
+				t := get(list[i].Address)
+				t.unsettled = append(t.unsettled, d.Num())
+			}
+		}
+		if len(list) < page {
+			return nil
+		}
+		after = &list[len(list)-1].Address
+	}
+	return nil
+}
+
+// wideGarbage takes over the garbage that a drive cannot end alone. It becomes a repair row, which
+// stays until every holder has let go, as the register's dead list does. All garbage also hints at tombstones.
+func (h *Healer) wideGarbage(ctx context.Context, d node.Drive, get func(metadata.Address) *task) error {
+	list, err := d.Garbage(ctx, h.c.Now().Add(time.Hour), garbagePage) // whatever its age, and a little skew
+	if err != nil {
+		return err
+	}
+	var done []metadata.GarbageRow
+	for i := range list {
+		g := &list[i]
+		h.hintTomb(&g.Address)
+		if !wide(&g.Dead) {
+			continue
+		}
+		if g.Address.Kind == metadata.KindPart {
+			// A part's register lists nothing as dead once it is gone: its garbage row is all there is.
+			if h.graceOver(g.Dead.Data.ID) && h.dead(ctx, g) == nil {
+				done = append(done, *g)
+				h.forget(g.Dead.Data.ID)
+			}
+			continue
+		}
+		if err := d.AddRepair(ctx, metadata.RepairRow{Address: g.Address, Partition: g.Partition, Positions: []uint8{0}}); err != nil {
+			return err
+		}
+		h.graceOver(g.Dead.Data.ID) // the grace begins now
+		t := get(g.Address)
+		t.repair = append(t.repair, d.Num())
+		done = append(done, *g)
+	}
+	if len(done) == 0 {
+		return nil
+	}
+	return d.ClearGarbage(ctx, done)
+}
+
+// garbagePage is how much of the garbage of a drive one pass looks at.
+const garbagePage = 10_000
+
+// forget drops the memory of dead data that is gone.
+func (h *Healer) forget(id erasure.DataID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.since, id)
+	h.progress.Removed++
+}
+
+// wide reports whether dead data has shards, or parts, that no drive finds by its own rows.
+func wide(d *metadata.DeadData) bool { return d.Manifest || d.Data.Chunks() > 1 }
+
+// graceOver reports whether dead data was met long enough ago by this process.
+func (h *Healer) graceOver(id erasure.DataID) bool {
+	now := h.c.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	since, ok := h.since[id]
+	if !ok {
+		h.since[id] = now
+		return false
+	}
+	return now.Sub(since) >= h.c.Grace
+}

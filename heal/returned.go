@@ -1,0 +1,238 @@
+package heal
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// A drive that was away is brought up to date from what differs, without a scan.
+//
+// Rows: every accept leaves a mark on the drives that took it, and the mark goes only once all members
+// were heard, or a repair row names those that were not. So the lists of the others name each register of
+// which the drive missed a write. Digests prove it: one exchange compares all slices, and only the rows
+// of slices that differ are read.
+//
+// Shards: a drive lacks shards of what was written while it was away. Such a write was not settled with
+// it: Seal and Accept go to the same drives, and a position that did not answer, or answered without its
+// shard, is named by the same repair row; so is every position when a later chunk is not on all its
+// members (Operation.Lacking). The row stays until each shard of each body was read back on its drive. What
+// was there before it went, it still has: whatever took shards from it meanwhile would be damage, which
+// is for the scrub to find. So shards need no comparison of their own.
+type returned struct {
+	here map[uint16]bool // local drives, at the last look
+	todo map[uint16]bool // came back, and were not compared since
+	// epochs is the number of the layout for which the members were seen to be installed.
+	epochs uint64
+}
+
+// Returned says that a local drive was away and is back. It triggers a pass.
+func (h *Healer) Returned(num uint16) {
+	h.mu.Lock()
+	h.returned.todo[num] = true
+	h.mu.Unlock()
+	h.Trigger()
+}
+
+// lookAround notices local drives that came or went.
+func (h *Healer) lookAround(ctx context.Context) {
+	local := h.c.Local()
+	h.mu.Lock()
+	now := make(map[uint16]bool, len(local))
+	for _, d := range local {
+		now[d.Num()] = true
+		if !h.returned.here[d.Num()] {
+			h.returned.todo[d.Num()] = true
+		}
+	}
+	h.returned.here = now
+	h.mu.Unlock()
+	l := h.c.Layout()
+	for _, m := range l.Drives() {
+		if _, ok := h.c.Drives.Shards(m.Num); !ok {
+			h.taint(ctx, "a drive was away")
+			return
+		}
+	}
+}
+
+// compareReturned brings the drives that came back up to date.
+func (h *Healer) compareReturned(ctx context.Context) error {
+	h.mu.Lock()
+	var todo []uint16
+	for num := range h.returned.todo {
+		todo = append(todo, num)
+	}
+	h.mu.Unlock()
+	slices.Sort(todo)
+	l := h.c.Layout()
+	if err := h.join(ctx, l, todo); err != nil {
+		return err
+	}
+	var fails []error
+	for _, num := range todo {
+		d, ok := h.drive(num)
+		if !ok {
+			continue
+		}
+		if _, member := l.Drive(num); member && !h.rebuilding(num) {
+			if err := h.compare(ctx, l, d); err != nil {
+				fails = append(fails, err)
+				continue
+			}
+		}
+		h.mu.Lock()
+		delete(h.returned.todo, num)
+		h.mu.Unlock()
+	}
+	return errors.Join(fails...)
+}
+
+// rebuilding reports whether a rebuild brings a drive up anyway.
+func (h *Healer) rebuilding(num uint16) bool {
+	return slices.ContainsFunc(h.c.Replacements(), func(r Replacement) bool { return r.New == num })
+}
+
+// join installs the epochs of partitions whose members changed while one was away. All local drives are
+// looked at when the layout is new, else those that came back.
+func (h *Healer) join(ctx context.Context, l *placement.Layout, returned []uint16) error {
+	h.mu.Lock()
+	all := h.returned.epochs != l.Number()
+	h.mu.Unlock()
+	var fails []error
+	for _, d := range h.local() {
+		if _, member := l.Drive(d.Num()); !member || !all && !slices.Contains(returned, d.Num()) {
+			continue
+		}
+		var groups []placement.Group
+		partitions := l.PartitionsOf(d.Num())
+		partitions = slices.DeleteFunc(partitions, func(p uint32) bool { return l.Group(p).Epoch <= 1 })
+		if len(partitions) == 0 {
+			continue
+		}
+		epochs, err := d.Installed(ctx, partitions)
+		for i := 0; err == nil && i < len(epochs); i++ {
+			if g := l.Group(partitions[i]); epochs[i] < g.Epoch {
+				groups = append(groups, g)
+			}
+		}
+		if err == nil && len(groups) > 0 {
+			err = h.c.Mover.Join(ctx, d.Num(), groups)
+		}
+		fails = append(fails, err)
+	}
+	if err := errors.Join(fails...); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.returned.epochs = l.Number()
+	h.mu.Unlock()
+	return nil
+}
+
+// compare finds out what a drive lacks, and leaves repair rows for it.
+func (h *Healer) compare(ctx context.Context, l *placement.Layout, d node.Drive) error {
+	here, _ := h.members(l)
+	differ, err := h.differing(ctx, l, d, here)
+	if err != nil || len(differ) == 0 {
+		return err
+	}
+	n := 0
+	err = h.walkSlices(ctx, l, here, differ, func(list []held) error {
+		for i := range list {
+			r := &list[i]
+			if r.unsettled || r.group.Position(d.Num()) < 0 || r.equal(func(num uint16) bool {
+				return slices.ContainsFunc(here, func(d node.Drive) bool { return d.Num() == num })
+			}) {
+				continue // the mark names it
+			}
+			n++
+			if err := h.askRepair(ctx, r.addr); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if n > 0 {
+		h.c.Logger.Info("a drive that came back differs from the others", "drive", d.Num(), "slices", len(differ), "registers", n)
+		h.Nudge()
+	}
+	return err
+}
+
+// slicesOf returns the partitions whose registers lie in a slice of the digests, as first and count.
+func slicesOf(l *placement.Layout, slice uint16) (first, count uint32) {
+	if bits := int(l.Bits()); bits > placement.SliceBits {
+		extra := bits - placement.SliceBits
+		return uint32(slice) << extra, 1 << extra
+	}
+	return uint32(slice) >> (placement.SliceBits - int(l.Bits())), 1
+}
+
+// differing returns the slices, ascending, in which a drive holds other rows than another member does. Of
+// slices with several partitions only those count that have the same members, or all are returned.
+func (h *Healer) differing(ctx context.Context, l *placement.Layout, d node.Drive, others []node.Drive) ([]uint16, error) {
+	own, err := d.Digests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	differ := make([]bool, placement.Slices)
+	for _, o := range others {
+		if o.Num() == d.Num() {
+			continue
+		}
+		theirs, err := o.Digests(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if len(own) != len(differ) || len(theirs) != len(differ) {
+			return nil, errs.E("heal.compare", errs.Internal, "not as many digests as there are slices")
+		}
+		for s := range differ {
+			if differ[s] || own[s] == theirs[s] {
+				continue
+			}
+			first, count := slicesOf(l, uint16(s))
+			for p := first; p < first+count; p++ {
+				g := l.Group(p)
+				if g.Position(d.Num()) >= 0 && (g.Position(o.Num()) >= 0 || count > 1) {
+					differ[s] = true
+					break
+				}
+			}
+		}
+	}
+	var list []uint16
+	for s, yes := range differ {
+		if yes {
+			list = append(list, uint16(s))
+		}
+	}
+	return list, nil
+}
+
+// walkSlices calls f with all registers of some slices, page by page.
+func (h *Healer) walkSlices(ctx context.Context, l *placement.Layout, drives []node.Drive, only []uint16, f func([]held) error) error {
+	var after *metadata.Address
+	for {
+		w, err := h.walk(ctx, l, drives, after, only)
+		if err != nil {
+			return err
+		}
+		if err := h.pace.take(ctx, len(w.list)*nominalBytes); err != nil {
+			return err
+		}
+		if err := f(w.list); err != nil {
+			return err
+		}
+		if !w.more {
+			return nil
+		}
+		after = w.next
+	}
+}
