@@ -411,6 +411,7 @@ func (s *store) close(ctx context.Context) error {
 	poisoned := s.poisoned
 	s.mu.Unlock()
 	if poisoned {
+		_ = s.guard.CloseLeft() // of a drive that is out
 		return nil
 	}
 	done := make(chan error, 1)
@@ -420,7 +421,8 @@ func (s *store) close(ctx context.Context) error {
 				done <- fmt.Errorf("record store: %v", p)
 			}
 		}()
-		done <- s.db.Close()
+		err := s.db.Close()
+		done <- errors.Join(err, s.guard.CloseLeft())
 	}()
 	select {
 	case err := <-done:
