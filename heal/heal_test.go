@@ -121,7 +121,7 @@ func newWorld(t *testing.T, versioning object.Versioning) *world {
 	w.meta = metadata.NewClient(metadata.ClientConfig{Replicas: w, Now: w.clock.now, SettleAfter: 50 * time.Millisecond})
 	w.store = object.New(object.Config{Control: w.control, Drives: w, Meta: w.meta, Now: w.clock.now, InlineLimit: 4 << 10,
 		ChunkSize: 256 << 10, MinPartSize: 1, CacheBytes: -1})
-	w.healer = New(Config{Meta: w.meta, Layout: w.control.Layout, Buckets: w.store, Drives: w, Now: w.clock.now, Local: func() (out []node.Drive) {
+	w.healer = New(Config{Meta: w.meta, Layout: w.control.Layout, Buckets: w.store, Drives: w, Now: w.clock.now, CheckEvery: -1, Local: func() (out []node.Drive) {
 		for i := range w.down {
 			if d, ok := w.Shards(uint16(i)); ok {
 				out = append(out, d)
