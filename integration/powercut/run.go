@@ -33,6 +33,7 @@ type run struct {
 	lost, passing, late                int
 	failed                             int // requests without success while one drive was out
 	leaderless                         int // of them, buckets that were not created after the drive was seen to be out
+	ended                              int // times that the server ended by itself before it answered
 	starts                             []time.Duration
 }
 
@@ -188,10 +189,23 @@ func (r *run) newStore(ctx context.Context) error {
 	return nil
 }
 
+// start starts the server, and again where it ended by itself before it answered, as whatever supervises a
+// service does. Each is counted and reported.
 func (r *run) start(ctx context.Context) error {
-	took, err := r.s.start(ctx)
-	if err == nil {
-		r.starts = append(r.starts, took)
+	var took time.Duration
+	var err error
+	for range 3 {
+		took, err = r.s.start(ctx)
+		if err == nil {
+			r.starts = append(r.starts, took)
+			return nil
+		}
+		if ctx.Err() != nil || !errors.Is(err, errEnded) {
+			return err
+		}
+		r.s.gone()
+		r.ended++
+		fmt.Printf("powercut: the server ended before it answered: %s\n", r.s.log.last())
 	}
 	return err
 }
@@ -591,7 +605,8 @@ func (r *run) report(w io.Writer) {
 	fmt.Fprintf(w, "  compared      %d reads, %d listings; %d outcomes showed late\n", r.compared, r.listings, r.late)
 	if len(r.starts) > 0 {
 		s := slices.Sorted(slices.Values(r.starts))
-		fmt.Fprintf(w, "  start         median %v, longest %v\n", s[len(s)/2].Round(time.Millisecond), s[len(s)-1].Round(time.Millisecond))
+		fmt.Fprintf(w, "  start         median %v, longest %v; %d times it ended by itself and was started again\n",
+			s[len(s)/2].Round(time.Millisecond), s[len(s)-1].Round(time.Millisecond), r.ended)
 	}
 	fmt.Fprintf(w, "  lost          %d; wrong at first %d\n", r.lost, r.passing)
 }

@@ -69,6 +69,12 @@ func (b *tail) String() string {
 	return string(b.buf)
 }
 
+// last is the last line.
+func (b *tail) last() string {
+	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
+	return lines[len(lines)-1]
+}
+
 // brief is the end of the log, with only a few of the requests that failed, of which there are many.
 func (b *tail) brief() string {
 	var kept []string
@@ -153,7 +159,7 @@ func (s *server) start(ctx context.Context) (time.Duration, error) {
 		}
 		select {
 		case <-s.exited:
-			return 0, fmt.Errorf("the server ended before it answered: %w", s.end)
+			return 0, fmt.Errorf("%w: %v", errEnded, s.end)
 		case <-ctx.Done():
 			return 0, fmt.Errorf("the server did not answer within %v: %w", startPatience, last)
 		case <-time.After(10 * time.Millisecond):
@@ -242,6 +248,8 @@ func (s *server) waitMetric(ctx context.Context, limit time.Duration, name, labe
 		}
 	}
 }
+
+var errEnded = errors.New("the server ended before it answered")
 
 var errNotYet = errors.New("not yet")
 
