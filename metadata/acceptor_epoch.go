@@ -145,8 +145,13 @@ func (a *Acceptor) Wedge(_ context.Context, m *WedgeRequest) (*WedgeReply, error
 	if len(m.Partitions) != len(m.Epochs) || len(m.Partitions) > MaxBatch || m.Floor.Counter > MaxCounter {
 		return nil, errs.E(op, errs.Invalid, "malformed wedge")
 	}
-	a.fence.Lock() // waits for what is being applied, and nothing is promised meanwhile
-	defer a.fence.Unlock()
+	if m.Floor.IsZero() {
+		a.fence.RLock()
+		defer a.fence.RUnlock()
+	} else {
+		a.fence.Lock() // waits for what is being applied, and nothing is promised meanwhile
+		defer a.fence.Unlock()
+	}
 	reply := &WedgeReply{Floors: make([]Ballot, len(m.Partitions)), Installed: make([]uint64, len(m.Partitions))}
 	for bucket, epoch := range a.fences {
 		reply.Fences = append(reply.Fences, Fence{bucket, epoch})

@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"context"
+	"time"
 
 	"github.com/ostraka/ostraka/placement"
 )
@@ -162,6 +163,7 @@ type SwapReport struct {
 	// Skipped lists those that had too few drives, in which nothing was changed, or which are wedged and
 	// want another call, under a higher term.
 	Skipped []uint32
-	Rows    int   // rows that were transferred
-	Pause   int64 // nanoseconds from the first wedge until Publish returned
+	Rows    int // rows that were transferred
+	// Pause is the time from the first wedge until Publish returned.
+	Pause time.Duration
 }

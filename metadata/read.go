@@ -403,7 +403,9 @@ func (c *Client) bringUp(ctx context.Context, g *placement.Group, a *Address, r 
 	return false, nil
 }
 
-// Drop removes a tombstone if all n members hold it decided. dropped says whether they did.
+// Drop removes a tombstone if all n members hold it decided, or have dropped it before. dropped says
+// whether they did. One that was cut short is finished by another. Whoever repairs calls it, once Resync has
+// brought the tombstone to all n members.
 func (c *Client) Drop(ctx context.Context, g placement.Group, a Address) (dropped bool, err error) {
 	const op = "metadata.Drop"
 	if err := a.Check(); err != nil {
@@ -444,19 +446,26 @@ func (c *Client) Drop(ctx context.Context, g placement.Group, a Address) (droppe
 }
 
 // judgeTombstone reports whether need replies, of all that there are, hold the same decided
-// tombstone. need is n: a member that was not heard might resurrect what the tombstone covers.
+// tombstone. need is n: a member that was not heard might resurrect what the tombstone covers. A member
+// whose floor has reached the tombstone and that has no row has dropped it already, or began with a later
+// epoch: either way it takes nothing older.
 func judgeTombstone(replies []*ReadReply, need int) (Ballot, bool) {
 	var b Ballot
-	n := 0
+	held, n := 0, 0
 	for _, r := range replies {
-		if r == nil {
+		if r == nil || r.Row == nil {
 			continue
 		}
-		if r.Row == nil || !r.Row.Decided || !droppable(&r.Row.State) || n > 0 && r.Row.Ballot != b {
+		if !r.Row.Decided || !droppable(&r.Row.State) || held > 0 && r.Row.Ballot != b {
 			return Ballot{}, false
 		}
 		b = r.Row.Ballot
-		n++
+		held++
 	}
-	return b, n >= need && n > 0
+	for _, r := range replies {
+		if r != nil && (r.Row != nil || !r.Floor.Less(b)) {
+			n++
+		}
+	}
+	return b, held > 0 && n >= need
 }

@@ -1,0 +1,151 @@
+package metadata
+
+import (
+	"github.com/ostraka/ostraka/placement"
+)
+
+// swapper is what a change of membership does next for one partition: events in, decisions out, no clock
+// and no I/O. Seats are the positions of the partition, and one more, the last, for the newcomer. The driver
+// (Client.Swap, or a simulator) asks, wedges, carries, installs and publishes, in this order:
+//
+//	here(seat)… enough → wedge(seat)… wedged → judge each register, transfer → begin(seat)… ready → Publish
+//
+// A seat that fails is given up with lose. docs/protocol.md, "Change of membership", says why this is safe.
+type swapper struct {
+	q    placement.Quorum
+	old  int  // the seat that changes hands
+	gone bool // who sits there will never serve again, and is not asked
+	mut  mutations
+
+	present   []bool // answered before anything was changed
+	held      []bool // wedged, and not lost since
+	installed []bool
+	full      bool // the newcomer must get every row, or it does not count
+}
+
+func newSwapper(q placement.Quorum, old int, gone bool, mut mutations) *swapper {
+	n := q.N + 1
+	return &swapper{q: q, old: old, gone: gone, mut: mut, present: make([]bool, n), held: make([]bool, n), installed: make([]bool, n)}
+}
+
+// newcomer is the newcomer's seat.
+func (s *swapper) newcomer() int { return s.q.N }
+
+// asks reports whether the drive at seat takes part.
+func (s *swapper) asks(seat int) bool { return seat != s.old || !s.gone }
+
+// target reports whether the drive at seat is a member of the next epoch.
+func (s *swapper) target(seat int) bool { return seat != s.old }
+
+// here reports that the drive at seat answered, and would be wedged.
+func (s *swapper) here(seat int) { s.present[seat] = true }
+
+// wedge reports that the drive at seat is wedged. It is not asked once the driver goes on to carry rows.
+func (s *swapper) wedge(seat int) { s.held[seat] = true }
+
+// lose gives up the drive at seat: it holds what it was sent so far, or not.
+func (s *swapper) lose(seat int) { s.held[seat] = false }
+
+// begin reports that the next epoch is installed on the drive at seat.
+func (s *swapper) begin(seat int) { s.installed[seat] = true }
+
+// enough reports whether the drives that are here suffice to begin: else nothing must be changed.
+func (s *swapper) enough() bool { return s.suffice(s.present) }
+
+// wedged reports whether the drives that are wedged suffice to go on, and fixes whether the newcomer
+// must get every row.
+func (s *swapper) wedged() bool {
+	s.full = s.survivors(s.held) < s.q.W
+	return s.suffice(s.held)
+}
+
+// survivors counts those who stay members.
+func (s *swapper) survivors(list []bool) int {
+	n := 0
+	for seat, ok := range list[:s.q.N] {
+		if ok && s.target(seat) {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *swapper) suffice(list []bool) bool {
+	q := s.q
+	n := count(list[:q.N]) // old members that tell what they hold
+	silent := n            // old members that will never again answer in the old epoch
+	if s.gone {
+		silent++
+	}
+	learn := q.N - q.W + 1 // every chosen state, and every ballot that was ever accepted, is met in so many
+	if s.mut.wedgeTooFew {
+		return list[s.newcomer()] && n >= learn
+	}
+	// Two movers of a transition must meet in a drive, so that the later one's floor is above the
+	// earlier one's. Both have the newcomer; if that was replaced meanwhile, they meet as more than half of
+	// the members that can be asked.
+	members := q.N
+	if s.gone {
+		members--
+	}
+	return list[s.newcomer()] && n >= learn && silent >= q.Z && s.survivors(list)+1 >= q.W && 2*n > members
+}
+
+// counts reports whether the drive at seat has all that the next epoch begins with, once everything was
+// carried.
+func (s *swapper) counts(seat int) bool {
+	return s.held[seat] && s.target(seat) && (seat != s.newcomer() || s.full)
+}
+
+// begins reports whether the next epoch is to be installed on the drive at seat.
+func (s *swapper) begins(seat int) bool {
+	return s.counts(seat) || seat == s.newcomer() && s.held[seat]
+}
+
+// carried reports whether enough drives have what the next epoch begins with.
+func (s *swapper) carried() bool { return s.holders(s.held) >= s.q.W && s.held[s.newcomer()] }
+
+// ready reports whether the next epoch may be published.
+func (s *swapper) ready() bool { return s.holders(s.installed) >= s.q.W && s.installed[s.newcomer()] }
+
+func (s *swapper) holders(list []bool) int {
+	n := 0
+	for seat, ok := range list {
+		if ok && s.counts(seat) {
+			n++
+		}
+	}
+	return n
+}
+
+// judge decides what is carried of one register, whose rows are given by seat as far as the drive there is
+// wedged (nil: absent, or not wedged): the newest row, and who needs it. from is a seat that has it with
+// its version rows.
+func (s *swapper) judge(rows []*Row, floor Ballot) (top *Row, decided bool, from int, need []int) {
+	for seat, r := range rows {
+		if s.held[seat] && r != nil && (top == nil || top.Ballot.Less(r.Ballot)) {
+			top, from = r, seat
+		}
+	}
+	if top == nil {
+		return nil, false, 0, nil
+	}
+	for seat, r := range rows {
+		decided = decided || s.held[seat] && r != nil && r.Decided && r.State.ID == top.State.ID
+	}
+	for seat, r := range rows {
+		if !s.held[seat] || !s.target(seat) || seat == s.newcomer() && !s.full && r == nil {
+			continue
+		}
+		switch {
+		case r == nil || r.State.ID != top.State.ID:
+			// A drive that lacks what is chosen counts among those that hold it only with it.
+			need = append(need, seat)
+		case !decided && r.Ballot.Less(floor):
+			// Nobody may know that this was not chosen, and somebody who is away may hold another state
+			// under a higher ballot, which must not outrank this one later.
+			need = append(need, seat)
+		}
+	}
+	return top, decided, from, need
+}
