@@ -48,6 +48,7 @@ var bindingKey = []byte{nsShard}
 type store struct {
 	db     *pebble.DB
 	guard  *vfsx.Guard
+	opened *vfsx.Opened // what Pebble has open; set by open
 	health io.Closer
 	log    *slog.Logger
 	ev     storeEvents
@@ -94,6 +95,7 @@ func newStore(fsys vfs.FS, log *slog.Logger, ev storeEvents) *store {
 func (s *store) open(ctx context.Context, dir string, o *Options, create bool) (err error) {
 	var watched vfs.FS
 	watched, s.health = vfs.WithDiskHealthChecks(s.guard, slowWrite, nil, func(i vfs.DiskSlowInfo) { s.ev.slow(i.Path, i.Duration) })
+	s.opened = vfsx.NewOpened(watched)
 	defer func() {
 		if err != nil {
 			s.guard.Trip(err)
@@ -101,7 +103,7 @@ func (s *store) open(ctx context.Context, dir string, o *Options, create bool) (
 		}
 	}()
 	opts := &pebble.Options{
-		FS:                          watched,
+		FS:                          s.opened,
 		Cache:                       o.Cache,
 		ErrorIfNotExists:            !create,
 		FormatMajorVersion:          storeFormat,
@@ -411,7 +413,7 @@ func (s *store) close(ctx context.Context) error {
 	poisoned := s.poisoned
 	s.mu.Unlock()
 	if poisoned {
-		_ = s.guard.CloseLeft() // of a drive that is out
+		_ = s.opened.CloseLeft() // of a drive that is out
 		return nil
 	}
 	done := make(chan error, 1)
@@ -422,7 +424,7 @@ func (s *store) close(ctx context.Context) error {
 			}
 		}()
 		err := s.db.Close()
-		done <- errors.Join(err, s.guard.CloseLeft())
+		done <- errors.Join(err, s.opened.CloseLeft())
 	}()
 	select {
 	case err := <-done:

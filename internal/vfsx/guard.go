@@ -1,11 +1,9 @@
 package vfsx
 
 import (
-	"errors"
 	"io"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -24,50 +22,12 @@ type Guard struct {
 	fs      vfs.FS
 	onFault func(op, path string, write bool, err error)
 	tripped atomic.Pointer[error]
-
-	// mu guards the field below.
-	mu   sync.Mutex
-	open map[vfs.File]struct{} // of fs, not yet closed
 }
 
 // NewGuard wraps fs. onFault is called for each failed operation, on the goroutine that met it,
 // before the operation returns; it must not block.
 func NewGuard(fs vfs.FS, onFault func(op, path string, write bool, err error)) *Guard {
-	return &Guard{fs: fs, onFault: onFault, open: map[vfs.File]struct{}{}}
-}
-
-// CloseLeft closes the files that were opened through the guard and are open still: Pebble does not close
-// a log whose last sync fails, and a drive that failed could then not be unmounted. Call it when nobody
-// uses them any more.
-func (g *Guard) CloseLeft() error {
-	g.mu.Lock()
-	left := g.open
-	g.open = map[vfs.File]struct{}{}
-	g.mu.Unlock()
-	var list []error
-	for f := range left {
-		list = append(list, f.Close())
-	}
-	return errors.Join(list...)
-}
-
-// hold remembers an open file until closing forgets it.
-func (g *Guard) hold(f vfs.File) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.open[f] = struct{}{}
-}
-
-// closing closes a file, unless CloseLeft has done so.
-func (g *Guard) closing(f vfs.File) error {
-	g.mu.Lock()
-	_, held := g.open[f]
-	delete(g.open, f)
-	g.mu.Unlock()
-	if !held {
-		return nil
-	}
-	return f.Close()
+	return &Guard{fs: fs, onFault: onFault}
 }
 
 // Trip fences the file system off: every later change fails with err. The first call counts.
@@ -104,7 +64,6 @@ func (g *Guard) wrap(f vfs.File, name string, err error) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.hold(f)
 	return &guardFile{File: f, g: g, name: name}, nil
 }
 
@@ -147,7 +106,6 @@ func (g *Guard) OpenDir(name string) (vfs.File, error) {
 	if err = g.read("open directory", name, err); err != nil {
 		return nil, err
 	}
-	g.hold(f)
 	return &guardDir{File: f, g: g, name: name}, nil
 }
 
@@ -218,8 +176,6 @@ type guardFile struct {
 	name string
 }
 
-func (f *guardFile) Close() error { return f.g.closing(f.File) }
-
 func (f *guardFile) Read(p []byte) (int, error) {
 	n, err := f.File.Read(p)
 	return n, f.g.read("read", f.name, err)
@@ -281,8 +237,6 @@ func (d *guardDir) Sync() error {
 }
 
 func (d *guardDir) SyncData() error { return d.Sync() }
-
-func (d *guardDir) Close() error { return d.g.closing(d.File) }
 
 // Preallocate does not report its failure: it is advice, which some file systems do not take.
 func (f *guardFile) Preallocate(offset, length int64) error {

@@ -38,18 +38,19 @@ func (f *countedFile) Close() error {
 }
 
 // Pebble's log does not close its file when the sync on close fails: the drive would stay busy.
-func TestGuardClosesWhatIsLeftOpenAfterAFault(t *testing.T) {
+func TestWhatAFaultLeftOpenIsClosed(t *testing.T) {
 	under := &counted{FS: vfs.NewMem()}
 	g := NewGuard(under, func(string, string, bool, error) {})
-	whole, err := g.Create("whole", vfs.WriteCategoryUnspecified)
+	o := NewOpened(g)
+	whole, err := o.Create("whole", vfs.WriteCategoryUnspecified)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := g.OpenDir("")
+	dir, err := o.OpenDir("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := g.Create("log", vfs.WriteCategoryUnspecified)
+	f, err := o.Create("log", vfs.WriteCategoryUnspecified)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +66,7 @@ func TestGuardClosesWhatIsLeftOpenAfterAFault(t *testing.T) {
 	if err := log.Close(); !errors.Is(err, broken) || under.open != 2 {
 		t.Fatalf("the close of a log that cannot be synced: %v, %d files open; want the fault, and 2", err, under.open)
 	}
-	if err := g.CloseLeft(); err != nil || under.open != 0 {
+	if err := o.CloseLeft(); err != nil || under.open != 0 {
 		t.Errorf("CloseLeft: %v, %d files open; want none", err, under.open)
 	}
 	if err := dir.Close(); err != nil || under.open != 0 {
