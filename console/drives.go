@@ -263,7 +263,8 @@ type ReplaceAnswer struct {
 	Replacement *Replacement `json:"replacement,omitempty"` // not in the answer to a dry run, unless Continued
 	Before      Redundancy   `json:"before"`
 	// After is how things stand until the newcomer is complete, without the old drive and the newcomer.
-	After Redundancy `json:"after"`
+	After    Redundancy `json:"after"`
+	Warnings []string   `json:"warnings,omitempty"` // in words
 	// Refused says why it is not done without force; only in the answer to a dry run.
 	Refused string `json:"refused,omitempty"`
 }
@@ -297,6 +298,7 @@ func (h *Handler) replace(r *http.Request, q *ReplaceRequest) (any, error) {
 			a.OldState, a.OldPath = d.State, d.Path
 		}
 	}
+	a.Warnings = h.warnings(a.After)
 	// A drive that is away is given up for good: then it counts that nothing can be read without it.
 	if !a.After.Readable {
 		a.Refused = "afterwards, and for good, " + a.After.String()
@@ -312,6 +314,20 @@ func (h *Handler) replace(r *http.Request, q *ReplaceRequest) (any, error) {
 	a.Replacement = &under
 	h.Logger.Info("an operator replaces a drive", "old", old, "new", under.New, "path", q.Path)
 	return a, nil
+}
+
+// warnings say what an operator should know before a drive is replaced.
+func (h *Handler) warnings(after Redundancy) (list []string) {
+	// A membership changes only among drives that can tell all that was decided before.
+	if need := max(after.Members-after.WritesNeed+1, after.WritesNeed-1); after.Here < need {
+		list = append(list, fmt.Sprintf("the new drive takes its place only once %d of the other drives of each partition are here", need))
+	}
+	if s := h.Healer.Status(); s.Settings.Paused {
+		list = append(list, "healing is paused: the rebuild waits until it is resumed")
+	} else if s.Backlog > 0 {
+		list = append(list, fmt.Sprintf("%d records want repair: until that is done, less may be lost than is said here", s.Backlog))
+	}
+	return list
 }
 
 // replaced names the drive that a request wants to replace.

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -137,134 +136,72 @@ func adminCommand(p process) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "admin",
 		Short: "Look into a running store, and operate it",
-		Long:  "The admin commands talk to a running server, signed with its root keys.",
+		Long: `The admin commands talk to a running server, signed with its root keys. All but keys take --json,
+which prints what the server answers (docs/admin.md documents it).
+
+They end with 0 when what was asked for is done, 1 when it failed, 2 when the command line or what it
+names is wrong, 3 when it was refused because data would become unavailable (--force does it all the
+same), and 4 when following work was stopped before the work ended; the work goes on in the server.`,
+		Example: `  eval "$(ostraka admin keys /mnt/d1)"
+  ostraka admin info
+  ostraka admin drive list
+  ostraka admin drive replace /mnt/d3
+  ostraka admin heal status --watch`,
 	}
 	e.flags(c, p)
-	object := &cobra.Command{Use: "object", Short: "Look at objects"}
-	object.AddCommand(inspectCommand(p, &e))
-	drive := &cobra.Command{Use: "drive", Short: "Operate drives"}
-	drive.AddCommand(reopenCommand(p, &e))
-	c.AddCommand(object, drive, statusCommand(p, &e), keysCommand(p))
+	c.AddCommand(infoCommand(p, &e), statusCommand(p, &e), driveCommand(p, &e), healCommand(p, &e), scrubCommand(p, &e), objectCommand(p, &e),
+		usageCommand(p, &e), keysCommand(p))
 	return c
 }
 
-func inspectCommand(p process, e *endpoint) *cobra.Command {
-	var asJSON, verify bool
-	c := &cobra.Command{
-		Use:   "inspect BUCKET/KEY",
-		Short: "Show where each record and shard of an object is, and its state",
-		Example: `  ostraka admin object inspect photos/2026/boat.jpg
-  ostraka admin object inspect --verify --json photos/2026/boat.jpg`,
-		Args: exactly(1, "an object has to be named: BUCKET/KEY"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			bucket, key, ok := strings.Cut(args[0], "/")
-			if !ok || bucket == "" || key == "" {
-				return errs.E("admin", errs.Invalid, fmt.Sprintf("%q is not BUCKET/KEY", args[0]))
-			}
-			q := url.Values{"bucket": {bucket}, "key": {key}}
-			if verify {
-				q.Set("verify", "true")
-			}
-			raw, err := e.call(cmd.Context(), http.MethodGet, "/-/admin/v1/object", q, nil)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				_, err = p.stdout.Write(raw)
-				return err
-			}
-			var o console.ObjectReport
-			if err := json.Unmarshal(raw, &o); err != nil {
-				return &errs.Error{Op: "admin", Kind: errs.Internal, Msg: "the answer is not what this version expects", Err: err}
-			}
-			return printObject(p.stdout, &o)
-		},
-	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	c.Flags().BoolVar(&verify, "verify", false, "read every shard and check its checksums")
-	return c
-}
-
-func printObject(w io.Writer, o *console.ObjectReport) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "object\t%s/%s\n", o.Bucket, o.Key)
-	fmt.Fprintf(t, "version\t%s, %d bytes, etag %s, modified %s\n", o.VersionID, o.Size, o.ETag, o.Modified.UTC().Format(time.RFC3339))
-	fmt.Fprintf(t, "data\t%s, profile %s, partition %d, ballot %s\n", o.DataID, o.Profile, o.Partition, o.Ballot)
-	whole := "yes: every record and shard is in its place"
-	if !o.Whole {
-		whole = "NO"
-	}
-	fmt.Fprintf(t, "whole\t%s\n\nDRIVE\tRECORD\tPATH\n", whole)
-	for _, r := range o.Rows {
-		fmt.Fprintf(t, "%d\t%s\t%s\n", r.Drive, r.State, r.Path)
-	}
-	fmt.Fprint(t, "\nPART\tCHUNK\tSHARD\tDRIVE\tSTATE\tBYTES\tPATH\n")
-	for _, s := range o.Shards {
-		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%s\t%d\t%s\n", s.Part, s.Chunk, s.Index, s.Drive, strings.TrimSpace(s.State+" "+s.Detail), s.Bytes, s.Path)
-	}
-	return t.Flush()
-}
-
-func statusCommand(p process, e *endpoint) *cobra.Command {
-	var asJSON bool
-	c := &cobra.Command{
-		Use:   "status",
-		Short: "Show the drives and the outstanding repairs",
-		Args:  exactly(0, "status takes no argument"),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			raw, err := e.call(cmd.Context(), http.MethodGet, "/-/admin/v1/status", nil, nil)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				_, err = p.stdout.Write(raw)
-				return err
-			}
-			var s console.Status
-			if err := json.Unmarshal(raw, &s); err != nil {
-				return &errs.Error{Op: "admin", Kind: errs.Internal, Msg: "the answer is not what this version expects", Err: err}
-			}
-			return printStatus(p.stdout, &s)
-		},
-	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return c
-}
-
-func printStatus(w io.Writer, s *console.Status) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	ready := "yes"
-	if !s.Ready {
-		ready = "NO: " + s.Reason
-	}
-	backlog := "not known"
-	if s.Repairs != nil {
-		backlog = fmt.Sprint(*s.Repairs)
-	}
-	fmt.Fprintf(t, "version\t%s\nprofile\t%s\nready\t%s\nrepairs outstanding\t%s\n\nDRIVE\tSTATE\tFREE\tTOTAL\tPATH\n", s.Version, s.Profile, ready, backlog)
-	for _, d := range s.Drives {
-		num := "?"
-		if d.Number != nil {
-			num = fmt.Sprint(*d.Number)
+// group is a command that only has others below it.
+func group(use, short string, below ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, RunE: func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return errs.E("admin", errs.Invalid, fmt.Sprintf("there is no command %q; see %s --help", args[0], cmd.CommandPath()))
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d MiB\t%d MiB\t%s  %s\n", num, d.State, d.Free>>20, d.Total>>20, d.Path, d.Reason)
-	}
-	return t.Flush()
+		return cmd.Help()
+	}}
+	c.AddCommand(below...)
+	return c
 }
 
-func reopenCommand(p process, e *endpoint) *cobra.Command {
-	return &cobra.Command{
-		Use:   "reopen PATH",
-		Short: "Take a quarantined drive back into service, after its fault was mended",
-		Args:  exactly(1, "the drive has to be named by its path, as the status shows it"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := e.call(cmd.Context(), http.MethodPost, "/-/admin/v1/drives/reopen", nil, console.ReopenRequest{Path: args[0]}); err != nil {
-				return err
-			}
-			_, err := fmt.Fprintln(p.stdout, "open:", args[0])
-			return err
-		},
+// jsonFlag adds --json to c.
+func jsonFlag(c *cobra.Command, to *bool) *cobra.Command {
+	c.Flags().BoolVar(to, "json", false, "print the server's answer, as JSON")
+	return c
+}
+
+// request is one call of the admin interface.
+type request struct {
+	method, path string // the path below /-/admin/v1/
+	query        url.Values
+	body         any
+}
+
+// send sends r and decodes the answer into to.
+func (e *endpoint) send(ctx context.Context, r request, to any) (raw []byte, err error) {
+	if raw, err = e.call(ctx, r.method, "/-/admin/v1/"+r.path, r.query, r.body); err != nil {
+		return nil, err
 	}
+	if err := json.Unmarshal(raw, to); err != nil {
+		return nil, &errs.Error{Op: "admin", Kind: errs.Internal, Msg: "the answer is not what this version expects: is the server of another version?", Err: err}
+	}
+	return raw, nil
+}
+
+// show sends r and prints the answer: as it is, or for people.
+func show[T any](cmd *cobra.Command, p process, e *endpoint, r request, asJSON bool, people func(io.Writer, *T) error) error {
+	answer := new(T)
+	raw, err := e.send(cmd.Context(), r, answer)
+	switch {
+	case err != nil:
+		return err
+	case asJSON:
+		_, err = p.stdout.Write(raw)
+		return err
+	}
+	return people(p.stdout, answer)
 }
 
 func keysCommand(p process) *cobra.Command {

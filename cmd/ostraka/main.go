@@ -16,8 +16,10 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/ostraka/ostraka/internal/errs"
 )
@@ -27,7 +29,7 @@ var version = "unknown"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	code := run(ctx, process{args: os.Args[1:], environ: os.Environ(), stdout: os.Stdout, stderr: os.Stderr, interrupted: stop})
+	code := run(ctx, process{args: os.Args[1:], environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, interrupted: stop, terminal: terminal})
 	stop()
 	os.Exit(code)
 }
@@ -36,8 +38,27 @@ func main() {
 type process struct {
 	args           []string
 	environ        []string
+	stdin          io.Reader // nil: nobody is there to be asked
 	stdout, stderr io.Writer
 	interrupted    func() // a second signal ends the process at once after this was called
+	// terminal says how wide the terminal is that stdin and stdout are, if they are one; nil: they are none.
+	terminal  func() (width int, ok bool)
+	lookEvery time.Duration // how often work that is followed is looked at; 0: as is good for people
+}
+
+// terminal looks at the process's own stdin and stdout.
+func terminal() (width int, ok bool) {
+	if _, err := unix.IoctlGetWinsize(int(os.Stdin.Fd()), unix.TIOCGWINSZ); err != nil {
+		return 0, false
+	}
+	size, err := unix.IoctlGetWinsize(int(os.Stdout.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0, false
+	}
+	if size.Col == 0 {
+		return 80, true
+	}
+	return int(size.Col), true
 }
 
 // getenv looks a variable up in p.environ.
@@ -51,7 +72,8 @@ func (p process) getenv(name string) string {
 }
 
 // run runs one command line and returns the exit code: 0, 1 for a failure, 2 for a wrong command
-// line or configuration.
+// line or configuration, 3 for what was refused because of what it would do, 4 for what was stopped
+// by whoever began it.
 func run(ctx context.Context, p process) int {
 	root := &cobra.Command{
 		Use:   "ostraka",
@@ -76,8 +98,13 @@ Start with: ostraka server --help`,
 		return 0
 	}
 	fmt.Fprintln(p.stderr, "ostraka:", explain(err))
-	if errs.KindOf(err) == errs.Invalid {
+	switch errs.KindOf(err) {
+	case errs.Invalid:
 		return 2
+	case errs.Precondition:
+		return 3
+	case errs.Canceled:
+		return 4
 	}
 	return 1
 }

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/ostraka/ostraka/console"
+	"github.com/ostraka/ostraka/internal/errs"
+)
+
+func healCommand(p process, e *endpoint) *cobra.Command {
+	simple := func(use, short, path string) *cobra.Command {
+		var asJSON bool
+		return jsonFlag(&cobra.Command{Use: use, Short: short, Args: exactly(0, use+" takes no argument"), Example: "  ostraka admin heal " + use,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return show(cmd, p, e, request{http.MethodPost, path, nil, struct{}{}}, asJSON, printHeal)
+			}}, &asJSON)
+	}
+	return group("heal", "Repairs, rebuilds and complete checks", healStatusCommand(p, e),
+		simple("start", "Begin a complete check: every object, on every drive, every checksum", "heal/start"),
+		simple("pause", "Pause repairs, rebuilds and checks, over restarts too", "heal/pause"),
+		simple("resume", "Let repairs, rebuilds and checks go on", "heal/resume"),
+		limitCommand(p, e))
+}
+
+func healStatusCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON, watch bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show whether all is well, what wants repair, and long work under way",
+		Long: `Shows what healing knows. "healthy" is said only when a complete check has verified every object on
+every drive, and nothing was found wanting since; "unknown" when nothing is known to be wrong.
+
+With --watch it follows the work that is under way, and ends with 0 once nothing is left to do and
+no drive is missing, and with 1 if something is left that cannot be done.`,
+		Example: `  ostraka admin heal status
+  ostraka admin heal status --watch`,
+		Args: exactly(0, "status takes no argument"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if watch {
+				return newFollower(p, e, asJSON).work(cmd.Context())
+			}
+			return show(cmd, p, e, request{method: http.MethodGet, path: "heal"}, asJSON, printHeal)
+		},
+	}
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "follow until nothing is left to do; with --json, one line for each look")
+	return jsonFlag(c, &asJSON)
+}
+
+func printHeal(w io.Writer, h *console.HealStatus) error {
+	t := table(w)
+	fmt.Fprintf(t, "health\t%s\n", health(h.State, h.Why))
+	fmt.Fprintf(t, "last verified\t%s", moment(h.Verified))
+	if h.Verified != nil {
+		fmt.Fprintf(t, ": %s objects, %s shards, %s", humanize.Comma(h.VerifiedRegisters), humanize.Comma(h.VerifiedShards), bytesOf(h.VerifiedBytes))
+	}
+	fmt.Fprintf(t, "\nrepairs\t%s outstanding, %s of them wait for drives, %s under way\n", humanize.Comma(int64(h.Backlog)), humanize.Comma(int64(h.Blocked)), humanize.Comma(int64(h.Active)))
+	fmt.Fprintf(t, "limit\t%s\n", rate(h.Rate))
+	fmt.Fprintf(t, "paused\t%v\n", h.Paused)
+	if h.Failures > 0 {
+		fmt.Fprintf(t, "failures\t%s since the start; the last: %s\n", humanize.Comma(int64(h.Failures)), h.LastError)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for i, j := range h.Jobs {
+		if i == 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintln(w, describeJob(&j))
+		if j.LastError != "" && j.State != "done" {
+			fmt.Fprintln(w, "  "+j.LastError)
+		}
+	}
+	return nil
+}
+
+func rate(n int64) string {
+	if n == 0 {
+		return "none; it yields to requests"
+	}
+	return bytesOf(n) + "/s"
+}
+
+func limitCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	return jsonFlag(&cobra.Command{
+		Use:   "limit RATE",
+		Short: "Limit what repairs, rebuilds, checks and scrubs read and write a second",
+		Long: `Limits all background work together to RATE bytes a second, over restarts too. "off" takes the
+limit away; background work then is as fast as the drives are, and yields to requests.`,
+		Example: `  ostraka admin heal limit 50MiB
+  ostraka admin heal limit off`,
+		Args: exactly(1, "a rate has to be given, such as 50MiB, or off"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := parseRate(args[0])
+			if err != nil {
+				return err
+			}
+			return show(cmd, p, e, request{http.MethodPost, "heal/settings", nil, console.HealSettings{Rate: &n}}, asJSON, printHeal)
+		},
+	}, &asJSON)
+}
+
+func parseRate(text string) (int64, error) {
+	if text == "off" || text == "none" || text == "0" {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(strings.TrimSuffix(text, "/s"))
+	if err != nil || n < console.MinRate || n > console.MaxRate {
+		return 0, errs.E("admin", errs.Invalid, fmt.Sprintf("%q is no rate: give bytes a second, from %s to %s, such as 50MiB; or off",
+			text, humanize.IBytes(console.MinRate), humanize.IBytes(console.MaxRate)))
+	}
+	return int64(n), nil
+}
+
+func scrubCommand(p process, e *endpoint) *cobra.Command {
+	set := func(use, short string, paused bool) *cobra.Command {
+		var asJSON bool
+		return jsonFlag(&cobra.Command{Use: use, Short: short, Args: exactly(0, use+" takes no argument"), Example: "  ostraka admin scrub " + use,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return show(cmd, p, e, request{http.MethodPost, "scrub/settings", nil, console.ScrubSettings{Paused: &paused}}, asJSON, printScrub)
+			}}, &asJSON)
+	}
+	var asJSON bool
+	status := jsonFlag(&cobra.Command{Use: "status", Short: "Show how far the scrub of each drive is, and what it found", Args: exactly(0, "status takes no argument"),
+		Example: "  ostraka admin scrub status",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return show(cmd, p, e, request{method: http.MethodGet, path: "scrub"}, asJSON, printScrub)
+		}}, &asJSON)
+	return group("scrub", "Reading and verifying every shard, once in a period", status, scrubStartCommand(p, e),
+		set("pause", "Pause scrubs, over restarts too", true), set("resume", "Let scrubs go on", false), periodCommand(p, e))
+}
+
+func scrubStartCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	return jsonFlag(&cobra.Command{
+		Use:   "start [DRIVE]",
+		Short: "Begin a round now, of one drive or of all",
+		Example: `  ostraka admin scrub start
+  ostraka admin scrub start /mnt/d3`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return errs.E("admin", errs.Invalid, "one drive, or none for all of them")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var q console.ScrubStart
+			if len(args) == 1 {
+				var err error
+				if q.Drive, q.Path, err = named(args[0]); err != nil {
+					return err
+				}
+			}
+			return show(cmd, p, e, request{http.MethodPost, "scrub/start", nil, q}, asJSON, printScrub)
+		},
+	}, &asJSON)
+}
+
+func periodCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	return jsonFlag(&cobra.Command{
+		Use:   "period TIME",
+		Short: "Set in which time every shard is verified once (default 30 days)",
+		Example: `  ostraka admin scrub period 14d
+  ostraka admin scrub period default`,
+		Args: exactly(1, "a time has to be given, such as 14d or 36h, or default"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := parsePeriod(args[0])
+			if err != nil {
+				return err
+			}
+			sec := d.Seconds()
+			return show(cmd, p, e, request{http.MethodPost, "scrub/settings", nil, console.ScrubSettings{Period: &sec}}, asJSON, printScrub)
+		},
+	}, &asJSON)
+}
+
+func parsePeriod(text string) (time.Duration, error) {
+	if text == "default" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		var n float64
+		if n, err = strconv.ParseFloat(days, 64); err == nil && n > 0 && n < 1000 {
+			d = time.Duration(n * float64(24*time.Hour))
+		}
+	}
+	if err != nil || d < console.MinScrubPeriod || d > console.MaxScrubPeriod {
+		return 0, errs.E("admin", errs.Invalid, fmt.Sprintf("%q is no period: give a time from 1h to 366d, such as 14d or 36h; or default", text))
+	}
+	return d, nil
+}
+
+func printScrub(w io.Writer, s *console.ScrubReport) error {
+	t := table(w)
+	fmt.Fprintf(t, "period\t%s\npaused\t%v\n\nDRIVE\tSTATE\tDONE\tSHARDS\tBYTES\tFINDINGS\tBEGUN\tLAST DONE\tPATH\n", duration(time.Duration(s.Period*float64(time.Second))), s.Paused)
+	for _, d := range s.Drives {
+		done, begun := "-", "-"
+		if d.Begun != nil {
+			done, begun = fmt.Sprintf("%.1f%%", 100*d.Done), moment(d.Begun)
+		}
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Drive, d.State, done, humanize.Comma(d.Shards), bytesOf(d.Bytes), humanize.Comma(d.Bad), begun, moment(d.LastDone), d.Path)
+	}
+	return t.Flush()
+}
