@@ -11,6 +11,7 @@ UNIT     = $(shell go list ./... 2>/dev/null | grep -v '/integration')
 RACE    := $(shell command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 && echo -race)
 TIME    ?= 10s
 SEEDS   ?= 1000000
+RUNS    ?= 1000
 CUTS    ?= 300
 DATA    ?= data
 
@@ -32,9 +33,9 @@ run: build ## build, and serve S3 on 127.0.0.1:9000 from ./data/d1 … ./data/d4
 
 .PHONY: test
 test: ## unit tests, a short simulation and real clients: what has to pass before a commit
-	.ci/stage 'unit and race' 8 $(MAKE) --no-print-directory race
-	.ci/stage 'simulation' 6 $(MAKE) --no-print-directory sim-short
-	.ci/stage 'clients' 8 $(MAKE) --no-print-directory clients
+	.ci/stage 'unit and race' 6 $(MAKE) --no-print-directory race
+	.ci/stage 'simulation' 4 $(MAKE) --no-print-directory sim-short
+	.ci/stage 'clients, faults' 8 $(MAKE) --no-print-directory clients
 
 .PHONY: unit
 unit: ## unit tests without the race detector
@@ -46,12 +47,14 @@ race: ## unit tests under the race detector (without it where there is no C comp
 	go test -short $(RACE) $(UNIT)
 
 .PHONY: sim-short
-sim-short: ## the register's simulation over a slice of schedules, and its mutations, as in CI
+sim-short: ## both simulations over a slice of seeds, and the mutations that have to be caught, as in CI
 	go test $(RACE) -count=1 -run '^TestSim' ./metadata
+	go test -count=1 -run '^TestSim' ./sim
 
 .PHONY: sim
-sim: ## the register's simulation at length: SEEDS schedules (default a million)
-	go test -count=1 -timeout 0 -v -run '^TestSim$$' ./metadata -args -seeds $(SEEDS)
+sim: ## the simulations at length: SEEDS schedules of the register (default a million), then RUNS of the whole store
+	go test -count=1 -timeout 0 -v -run '^TestSim' ./metadata -args -seeds $(SEEDS)
+	go test -count=1 -timeout 0 -v -run '^TestSim' ./sim -args -runs $(RUNS)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for TIME each (default 10s)
@@ -61,22 +64,36 @@ fuzz: ## every fuzz target for TIME each (default 10s)
 	  done; \
 	done
 
+.PHONY: fuzz-short
+fuzz-short: ## every fuzz target for two seconds, as in CI
+	@$(MAKE) --no-print-directory fuzz TIME=2s
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck, the import table, known vulnerabilities
 	.ci/lint $(STATICCHECK) $(GOVULNCHECK)
 
 .PHONY: clients
-clients: build ## minio-go, aws-sdk-go-v2, the aws CLI and short fault tests against the binary
-	@.ci/aws
-	go test -count=1 -timeout 20m ./integration/... -args -ostraka $(CURDIR)/bin/ostraka $(CLIENTS)
+clients: build ## minio-go, aws-sdk-go-v2, the aws CLI, a slice of every fault and of the power cuts against the binary
+	@.ci/tool aws awscli 'the aws CLI cases'
+	@.ci/tool strace strace 'the faults that strace injects'
+	go test -count=1 -parallel 6 -timeout 20m ./integration/... -args -ostraka $(CURDIR)/bin/ostraka $(CLIENTS)
 
 .PHONY: integration
 integration: build ## the same at full length: 1 GiB and 5 GiB objects, 10,000 parts, 100 kills
-	@.ci/aws
-	go test -count=1 -timeout 4h -v ./integration/... -args -ostraka $(CURDIR)/bin/ostraka -long $(CLIENTS)
+	@.ci/tool aws awscli 'the aws CLI cases'
+	@.ci/tool strace strace 'the faults that strace injects'
+	go test -count=1 -timeout 12h -v ./integration/... -args -ostraka $(CURDIR)/bin/ostraka -long $(CLIENTS)
+
+# Of package integration, what injects a fault.
+FAULTS := ^Test(Fault|Flood|Killed|Drive|StartWith|Shards|MoreShards|RecordStore|Identity|WhatCannotServe)
+
+.PHONY: faults
+faults: build ## every fault against the real process at full length; needs root and strace
+	@.ci/tool strace strace 'the faults that strace injects'
+	go test -count=1 -timeout 12h -v -run '$(FAULTS)' ./integration -args -ostraka $(CURDIR)/bin/ostraka -long -require-faults
 
 .PHONY: powercut
-powercut: build ## cut the power CUTS times (default 300) under load; needs root and ext4 on loop devices
+powercut: build ## cut the power CUTS times (default 300) under load, of this server or POWERCUT='-server …'; needs root
 	go build -o bin/powercut ./integration/powercut
 	bin/powercut -ostraka bin/ostraka -cuts $(CUTS) -v $(POWERCUT)
 
