@@ -43,6 +43,7 @@ func (s *server) resident() int64 {
 // TestFloodOfDistinctKeys asks for very many keys, each once: conditional PUTs that fail leave a promise and
 // nothing else, small PUTs leave a row. Neither may make the process grow without end.
 func TestFloodOfDistinctKeys(t *testing.T) {
+	t.Parallel()
 	keys := 40_000
 	if *long && !testing.Short() {
 		keys = 1_000_000

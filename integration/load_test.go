@@ -28,8 +28,7 @@ import (
 )
 
 // A load is a number of writers, each with keys of its own that nobody else writes, so that what a
-// key may hold is known exactly at any moment: the ledger. Half of the writers use minio-go, half
-// aws-sdk-go-v2, none retries. A failed request is recorded with its answer and time, and leaves
+// key may hold is known exactly at any moment: the ledger. A failed request is recorded with its answer and time, and leaves
 // both outcomes possible; a body, an absence or a listing that the ledger does not allow fails the
 // test at once.
 
@@ -404,17 +403,26 @@ type load struct {
 	failures []failure
 }
 
-// newLoad makes a load with an empty ledger over the bucket of the load, paused.
+// newLoad makes a load with an empty ledger over the bucket of the load, paused. Half of its workers use
+// minio-go, half aws-sdk-go-v2, none retries.
 func newLoad(t testing.TB, s *server, stream uint64) *load {
+	t.Helper()
+	return newLoadOf(t, s, stream, func(i int) store {
+		if i%2 == 1 {
+			return newAWSStore(t, s, loadBucket)
+		}
+		return newMinioStore(t, s, loadBucket)
+	})
+}
+
+// newLoadOf makes a load whose workers use the clients that client makes.
+func newLoadOf(t testing.TB, s *server, stream uint64, client func(worker int) store) *load {
 	t.Helper()
 	l := &load{t: t, check: []store{newAWSStore(t, s, loadBucket), newMinioStore(t, s, loadBucket)}, paused: true}
 	l.gate.Lock()
 	for i := range loadWorkers {
 		w := &worker{name: fmt.Sprintf("w%d", i), rng: random(stream<<16 + uint64(i)), ledger: map[string]*keyState{}}
-		w.client = store(newMinioStore(t, s, loadBucket))
-		if i%2 == 1 {
-			w.client = newAWSStore(t, s, loadBucket)
-		}
+		w.client = client(i)
 		for j := range loadKeys {
 			key := fmt.Sprintf("%s/%02d", w.name, j)
 			w.keys = append(w.keys, key)

@@ -22,6 +22,7 @@ import (
 // own calls wait, and lets it go on. Clients that gave up and tried again have what they were told; nothing
 // acknowledged is lost, and the drives are still trusted.
 func TestFaultProcessStopped(t *testing.T) {
+	t.Parallel()
 	stops, pauseFor := 2, 6*time.Second
 	if *long && !testing.Short() {
 		stops, pauseFor = 10, 20*time.Second

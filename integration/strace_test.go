@@ -165,6 +165,7 @@ func (s *server) comeBack(i int) {
 // first failure, also where the next sync would succeed, and stays so; the load goes on; and when
 // somebody has seen to the drive it is brought up to date.
 func TestFaultEIOOnOneDrive(t *testing.T) {
+	t.Parallel()
 	ops := int64(80)
 	if *long && !testing.Short() {
 		ops = 800
@@ -220,6 +221,7 @@ func TestFaultEIOOnOneDrive(t *testing.T) {
 // TestFaultReadEIO makes every read of one drive's shards fail, then every read of its tables. Reads
 // are served from the others; what was damaged only on the way is whole afterwards.
 func TestFaultReadEIO(t *testing.T) {
+	t.Parallel()
 	s := startLoaded(t, 4)
 	h := &held{t: t, bodies: map[string][]byte{}}
 	h.hold(s, "a", random(43))
@@ -258,6 +260,7 @@ func TestFaultReadEIO(t *testing.T) {
 // acknowledged write may be lost, whether one drive is out afterwards or all; after a restart all
 // serve again.
 func TestFaultEIOAnywhere(t *testing.T) {
+	t.Parallel()
 	rounds, ops := 3, int64(60)
 	if *long && !testing.Short() {
 		rounds, ops = 60, 200
