@@ -150,7 +150,8 @@ func (o *operator) prepareOne(ctx context.Context, r cluster.Replacement) error 
 	ctx, cancel := context.WithTimeout(ctx, prepareWithin)
 	defer cancel()
 	o.control.DriveLost(r.Old) // nothing of the control plane holds it up
-	if err := o.set.Retire(ctx, r.Old); err != nil {
+	// One that hangs is fenced off: what hangs in it changes no record any more.
+	if err := o.set.Retire(ctx, r.Old); err != nil && !errs.Is(err, errs.Timeout) {
 		return err
 	}
 	if o.control.State().Retired(r.New) {
@@ -176,6 +177,19 @@ func (o *operator) describe(r cluster.Replacement) console.Replacement {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return console.Replacement{ID: r.ID, Old: r.Old, New: r.New, Path: r.Path, Phase: phase, Begun: time.Unix(0, r.Begun).UTC(), Problem: o.problems[r.ID]}
+}
+
+// forHealing are the replacements that were prepared, which is what healing may work on.
+func (o *operator) forHealing() []heal.Replacement {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []heal.Replacement
+	for _, r := range o.control.State().Replacements() {
+		if num, ok := o.ready[r.ID]; ok && num == r.New {
+			out = append(out, heal.Replacement{ID: r.ID, Old: r.Old, New: r.New, Joined: r.Phase == cluster.Shards, Begun: time.Unix(0, r.Begun)})
+		}
+	}
+	return out
 }
 
 // CheckNew implements console.Operator.
@@ -240,6 +254,17 @@ func (o *operator) Quarantine(ctx context.Context, num uint16, why string) error
 
 // Release implements console.Operator.
 func (o *operator) Release(ctx context.Context, num uint16) error { return o.set.Release(ctx, num) }
+
+// movers is the control plane as healing needs it.
+type movers struct{ *cluster.Control }
+
+var _ heal.Control = movers{}
+
+// TakeOver implements heal.Control.
+func (m movers) TakeOver(ctx context.Context, id uint64) (uint64, error) {
+	r, err := m.Control.TakeOver(ctx, id)
+	return r.Term, err
+}
 
 // tuner implements console.Tuner: what an operator sets is kept in the control plane and applies at once.
 type tuner struct {

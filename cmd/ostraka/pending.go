@@ -5,7 +5,6 @@ import (
 
 	"github.com/ostraka/ostraka/console"
 	"github.com/ostraka/ostraka/disk"
-	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
@@ -58,49 +57,6 @@ func setRetired(set *node.Set, f func(num uint16) bool) {
 	if s, ok := any(set).(interface{ SetRetired(func(uint16) bool) }); ok {
 		s.SetRetired(f)
 	}
-}
-
-// healing is the healer as the console asks it.
-type healing struct{ *heal.Healer }
-
-func (h healing) Status() heal.Status {
-	if s, ok := any(h.Healer).(interface{ Status() heal.Status }); ok {
-		return s.Status()
-	}
-	return heal.Status{State: heal.StateUnknown}
-}
-
-func (h healing) Scrubs() []heal.ScrubStatus {
-	if s, ok := any(h.Healer).(interface{ Scrubs() []heal.ScrubStatus }); ok {
-		return s.Scrubs()
-	}
-	return nil
-}
-
-func (h healing) StartCheck() {
-	if s, ok := any(h.Healer).(interface{ StartCheck() }); ok {
-		s.StartCheck()
-	}
-}
-
-func (h healing) StartScrub(drive uint16) {
-	if s, ok := any(h.Healer).(interface{ StartScrub(uint16) }); ok {
-		s.StartScrub(drive)
-	}
-}
-
-func (h healing) Configure(x heal.Settings) {
-	if s, ok := any(h.Healer).(interface{ Configure(heal.Settings) }); ok {
-		s.Configure(x)
-	}
-}
-
-func (h healing) Resume() {
-	if s, ok := any(h.Healer).(interface{ Resume() }); ok {
-		s.Resume()
-		return
-	}
-	h.Trigger()
 }
 
 // usager counts what buckets hold.

@@ -167,9 +167,11 @@ func (s *stack) openDrives(ctx context.Context, cfg *config.Server, log *slog.Lo
 
 // startHeal runs the repairs beside the requests.
 func (s *stack) startHeal(ctx context.Context, log *slog.Logger) {
-	s.operator = newOperator(driveOperations{s.set}, s.control, func() { healing{s.healer.Load()}.Resume() }, log)
+	s.operator = newOperator(driveOperations{s.set}, s.control, func() { s.healer.Load().Trigger() }, log)
 	h := heal.New(heal.Config{
 		Meta: s.meta, Layout: s.layout, Buckets: s.store, Drives: s.set, Logger: log,
+		Replacements: s.operator.forHealing, Control: movers{s.control.Control}, Load: func() int { return int(s.inFlight.Load()) },
+		Settings: settingsOf(s.control.State()),
 		Local: func() []node.Drive {
 			var open []node.Drive
 			for _, d := range s.set.Open() {
@@ -178,7 +180,6 @@ func (s *stack) startHeal(ctx context.Context, log *slog.Logger) {
 			return open
 		},
 	})
-	healing{h}.Configure(settingsOf(s.control.State()))
 	ctx, s.stopHeal = context.WithCancel(context.WithoutCancel(ctx))
 	s.healer.Store(h)
 	s.healing.Go(func() { h.Run(ctx) })
@@ -262,11 +263,11 @@ func (s *stack) openFront(cfg *config.Server, keys rootkeys.Keys, log *slog.Logg
 	})
 	backlog := repairBacklog{s.set}
 	metrics := console.NewMetrics(console.Sources{Drives: s.set, Samples: samples, Stats: s.store.Stats, Backlog: backlog,
-		Healer: healing{s.healer.Load()}, Version: version})
+		Healer: s.healer.Load(), Version: version})
 	admin := console.New(console.Config{
 		Version: version, Profile: profileName(s.layout().Profile()), Cluster: s.set.Cluster(), Region: cfg.Region, Started: time.Now(),
-		Layout: s.layout, Buckets: func() int { return len(s.control.State().Buckets()) }, Operator: s.operator, Healer: healing{s.healer.Load()},
-		Tuner: tuner{s.control.Control, healing{s.healer.Load()}.Configure}, Usager: usager{s.store}, Drives: s.set, Samples: samples,
+		Layout: s.layout, Buckets: func() int { return len(s.control.State().Buckets()) }, Operator: s.operator, Healer: s.healer.Load(),
+		Tuner: tuner{s.control.Control, s.healer.Load().Configure}, Usager: usager{s.store}, Drives: s.set, Samples: samples,
 		Inspector: s.store, Backlog: backlog, Verifier: adminVerifier, Ready: s.ready, Metrics: metrics.Handler(), Logger: log,
 	})
 	s.handler = s.counted(s3api.New(s3api.Config{
