@@ -602,6 +602,26 @@ func TestIdentityDamaged(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, nil},
+		{"one drive is wiped but for its identity", []int{1}, 1, func(t *testing.T, s *server, i int) {
+			entries, err := os.ReadDir(s.dirs[i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range entries {
+				if strings.HasPrefix(e.Name(), "ostraka.json") {
+					continue
+				}
+				if err := os.RemoveAll(filepath.Join(s.dirs[i], e.Name())); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, func(t *testing.T, s *server, i int) {
+			for _, name := range []string{"meta", "shards"} {
+				if _, err := os.Stat(filepath.Join(s.dirs[i], name)); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%s was made anew on a drive that lost it: %v", name, err)
+				}
+			}
+		}},
 		{"the record store of one drive is gone", []int{2}, 1, func(t *testing.T, s *server, i int) {
 			if err := os.RemoveAll(filepath.Join(s.dirs[i], "meta")); err != nil {
 				t.Fatal(err)
