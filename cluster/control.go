@@ -50,11 +50,12 @@ type Control struct {
 	log   *slog.Logger
 	state atomic.Pointer[State]
 
-	lifecycle turn       // held, also across waits, while a voter starts or stops: a drive never has two
-	mu        sync.Mutex // guards what follows, and the order in which states are published
-	voters    map[uint16]*voter
-	copies    map[uint16]*copyOf
-	closed    bool
+	membership turn       // held while raft's configuration changes; taken before lifecycle
+	lifecycle  turn       // held, also across waits, while a voter starts or stops: a drive never has two
+	mu         sync.Mutex // guards what follows, and the order in which states are published
+	voters     map[uint16]*voter
+	copies     map[uint16]*copyOf
+	closed     bool
 
 	tasks   sync.WaitGroup // copies being written, voters being shut down or replaced
 	closing chan struct{}  // closed by Close
@@ -89,7 +90,7 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 		c.ChangeTimeout = 2 * time.Second
 	}
 	k := &Control{c: c, log: c.Logger, voters: map[uint16]*voter{}, copies: map[uint16]*copyOf{},
-		lifecycle: newTurn(), closing: make(chan struct{})}
+		membership: newTurn(), lifecycle: newTurn(), closing: make(chan struct{})}
 	k.state.Store(emptyState())
 	for _, d := range c.Drives {
 		s, err := readCopy(d.KV)
@@ -107,6 +108,7 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 	for _, d := range c.Drives {
 		k.useVoter(d)
 	}
+	k.tasks.Go(k.steward)
 	return k, ctx.Err()
 }
 
@@ -371,6 +373,13 @@ func (k *Control) admit(d DriveStore, cp *copyOf, id raft.ServerID, damaged bool
 // admitBy is one attempt of admit. raft must never meet a server that forgot its votes under the
 // same id, so what replaces lost or damaged rows has a new, random one.
 func (k *Control) admitBy(leader *voter, d DriveStore, id *raft.ServerID, damaged *bool) (done bool, err error) {
+	k.membership.Lock()
+	defer k.membership.Unlock()
+	k.mu.Lock()
+	if v := k.voters[d.Num]; v != nil {
+		*id, *damaged = v.id, false // it may have got one since
+	}
+	k.mu.Unlock()
 	f := leader.raft.GetConfiguration()
 	if err := f.Error(); err != nil {
 		return false, err
@@ -384,8 +393,15 @@ func (k *Control) admitBy(leader *voter, d DriveStore, id *raft.ServerID, damage
 			former = append(former, s.ID)
 		}
 	}
-	if len(former) == 0 && *id == "" && !*damaged {
-		return true, nil // not one of those with a voter
+	s := k.State()
+	enough := len(f.Configuration().Servers) >= votersWanted(len(s.lasting()))
+	if len(former) == 0 && (enough || s.Retired(d.Num) || *id == "" && !*damaged) {
+		// Not one of those with a voter, or not any more: it moved while the drive was away.
+		k.stopVoter(d.Num, nil)
+		if *id == "" {
+			return true, nil
+		}
+		return true, dropVoter(d.KV)
 	}
 	if *id == "" || *damaged {
 		fresh := raft.ServerID(voterID(d.Num) + "-" + rand.Text())
@@ -415,6 +431,15 @@ func replaceVoter(kv metadata.KV, id raft.ServerID) error {
 	}
 	key := rowKey(rowVoter)
 	b.Set(key, seal(key, []byte(id)))
+	return kv.Apply(&b, true)
+}
+
+// dropVoter drops the rows of a drive's voter.
+func dropVoter(kv metadata.KV) error {
+	var b metadata.Batch
+	for _, kind := range []byte{rowLog, rowStable, rowSnapshot, rowVoter} {
+		b.DeleteRange(rowKey(kind), rowKey(kind+1))
+	}
 	return kv.Apply(&b, true)
 }
 

@@ -18,6 +18,8 @@
 //   - A drive that hangs delays one change by a second; a voter on it is replaced as leader after
 //     five, and starts again when the drive does.
 //   - A voter whose rows are lost never returns: another, under a new id, takes its place.
+//   - A voter on a drive that is retired, or away for a minute, moves to another drive that is here. It
+//     leaves the drive that is to be retired before that is closed.
 //   - A drive that is retired stays so for ever, and its number is never given again.
 //   - Applying reads no clock and draws nothing at random.
 //   - No vote is given and no entry acknowledged that is not stored.

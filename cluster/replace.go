@@ -207,6 +207,9 @@ func (k *Control) BeginReplace(ctx context.Context, old uint16, d placement.Driv
 	if len(path) > maxPath {
 		return Replacement{}, errs.E(op, errs.Invalid, "the path is too long")
 	}
+	if err := k.evacuate(ctx, old); err != nil {
+		return Replacement{}, errs.Wrap(op, err)
+	}
 	c := &command{op: opBeginReplace, old: old, drive: d, path: path, time: time.Now().UnixNano()}
 	r, err := replacementOf(k.change(ctx, c))
 	var e *replacingError

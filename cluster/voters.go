@@ -1,0 +1,209 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ostraka/ostraka/internal/errs"
+)
+
+// This file moves voters: off drives that are retired, or that stay away, onto drives that are here.
+
+const (
+	stewardEvery = time.Second
+	awayAfter    = time.Minute // a drive that is away for longer leaves its voter to another
+)
+
+// votersWanted returns how many voters a cluster of so many lasting drives has.
+func votersWanted(drives int) int {
+	if drives >= 3 {
+		return 3
+	}
+	return 1
+}
+
+// planVoters decides the next change of raft's configuration: a drive that gets a voter, or a server
+// that goes; neither when all is well. bad tells of drives whose voter has to move; free are drives
+// that could have one, the best first. A voter goes only once there are enough others.
+func planVoters(servers []raft.ServerID, want int, bad func(num uint16) bool, free []uint16) (add uint16, remove raft.ServerID) {
+	good := 0
+	for _, id := range servers {
+		if bad(driveOf(id)) {
+			remove = id
+		} else {
+			good++
+			free = slices.DeleteFunc(slices.Clone(free), func(num uint16) bool { return num == driveOf(id) })
+		}
+	}
+	if good >= want {
+		return 0, remove
+	}
+	for _, num := range free {
+		if !bad(num) {
+			return num, ""
+		}
+	}
+	return 0, ""
+}
+
+// steward looks after the voters until Close.
+func (k *Control) steward() {
+	tick := time.NewTicker(stewardEvery)
+	defer tick.Stop()
+	since := map[uint16]time.Time{} // when a drive was first found to be away
+	for {
+		select {
+		case <-tick.C:
+		case <-k.closing:
+			return
+		}
+		s := k.State()
+		if !s.Initialized() {
+			continue
+		}
+		here := k.drivesHere()
+		now := time.Now()
+		for _, d := range s.Layout().Drives() {
+			if slices.Contains(here, d.Num) {
+				delete(since, d.Num)
+			} else if _, ok := since[d.Num]; !ok {
+				since[d.Num] = now
+			}
+		}
+		bad := func(num uint16) bool {
+			at, away := since[num]
+			return s.Retired(num) || away && now.Sub(at) >= awayAfter
+		}
+		if _, err := k.moveVoter(bad); err != nil {
+			k.log.Debug("the voters could not be changed yet", "err", err)
+		}
+	}
+}
+
+// drivesHere returns the drives whose copies are written, ascending.
+func (k *Control) drivesHere() (nums []uint16) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for num := range k.copies {
+		nums = append(nums, num)
+	}
+	slices.Sort(nums)
+	return nums
+}
+
+// moveVoter does one step of the moves that bad asks for, as the leader. done: there is nothing to do,
+// or nothing that can be done.
+func (k *Control) moveVoter(bad func(num uint16) bool) (done bool, err error) {
+	leader := k.leader()
+	if leader == nil {
+		return false, errNoLeader
+	}
+	k.membership.Lock()
+	defer k.membership.Unlock()
+	f := leader.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return false, err
+	}
+	var servers []raft.ServerID
+	for _, s := range f.Configuration().Servers {
+		servers = append(servers, s.ID)
+	}
+	s := k.State()
+	free := slices.DeleteFunc(k.drivesHere(), func(num uint16) bool {
+		_, ok := s.Layout().Drive(num)
+		return !ok || s.Retired(num)
+	})
+	add, remove := planVoters(servers, votersWanted(len(s.lasting())), bad, free)
+	switch {
+	case add != 0:
+		return false, k.addVoter(leader, add)
+	case remove == "":
+		return true, nil
+	case remove == leader.id:
+		// Whoever leads next removes it.
+		i := slices.IndexFunc(servers, func(id raft.ServerID) bool { return !bad(driveOf(id)) })
+		return false, leader.raft.LeadershipTransferToServer(servers[i], raft.ServerAddress(servers[i])).Error()
+	}
+	if err := leader.raft.RemoveServer(remove, 0, k.c.ChangeTimeout).Error(); err != nil {
+		return false, err
+	}
+	k.log.Info("a voter has left its drive", "drive", driveOf(remove), "voter", string(remove))
+	k.stopVoter(driveOf(remove), nil)
+	return false, nil
+}
+
+// addVoter starts a voter on a drive that has none, and makes it a member. One that an earlier attempt
+// left is used; it has never had a vote.
+func (k *Control) addVoter(leader *voter, num uint16) error {
+	cp := k.copyOn(num)
+	if cp == nil {
+		return errs.E("cluster.addVoter", errs.Drive, "the drive is gone")
+	}
+	d := DriveStore{Num: num, KV: cp.kv}
+	k.mu.Lock()
+	v := k.voters[num]
+	k.mu.Unlock()
+	var id raft.ServerID
+	if v != nil {
+		id = v.id
+	} else {
+		id = raft.ServerID(voterID(num) + "-" + rand.Text())
+		if err := replaceVoter(d.KV, id); err != nil {
+			return err
+		}
+		if _, err := k.startVoter(d); err != nil {
+			return err
+		}
+	}
+	if err := leader.raft.AddVoter(id, raft.ServerAddress(id), 0, k.c.ChangeTimeout).Error(); err != nil {
+		return err
+	}
+	k.log.Info("a drive has a voter now", "drive", num, "voter", string(id))
+	return nil
+}
+
+// evacuate moves the voter of a drive that is to be retired, so that the drive can be closed. Where
+// that cannot be done in time it is left to the steward, unless the drive has the only voter: then
+// the error is of kind Unavailable.
+func (k *Control) evacuate(ctx context.Context, num uint16) error {
+	s := k.State()
+	if !s.Initialized() || s.Retired(num) {
+		return nil
+	}
+	bad := func(n uint16) bool { return n == num || s.Retired(n) }
+	end := time.Now().Add(2 * k.c.ChangeTimeout)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		done, err := k.moveVoter(bad)
+		if done || time.Now().After(end) {
+			break
+		}
+		if err != nil {
+			k.log.Debug("a voter could not be moved yet", "drive", num, "err", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errs.Wrap("cluster.evacuate", ctx.Err())
+		}
+	}
+	v := k.leader()
+	if v == nil {
+		return errNoLeader
+	}
+	f := v.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return errs.As("cluster.evacuate", errs.Unavailable, err)
+	}
+	for _, s := range f.Configuration().Servers {
+		if driveOf(s.ID) != num {
+			return nil
+		}
+	}
+	return errs.E("cluster.evacuate", errs.Unavailable, "the drive has the only voter of the control plane, and no other drive can take it")
+}
