@@ -247,19 +247,27 @@ func (p *proposer) retry() step {
 	return stepRetry
 }
 
-// staleError is an errs.Stale that knows whether an Accept of the operation went out.
-type staleError struct{ sent Ballot }
+// cutError is an errs.Stale or errs.Unknown that knows under which ballot an Accept of the operation
+// went out.
+type cutError struct {
+	kind errs.Kind
+	sent Ballot
+}
 
-func (e *staleError) Error() string { return e.Unwrap().Error() }
-func (e *staleError) Unwrap() error {
-	return errs.E("metadata.Update", errs.Stale, "the drives serve a newer layout or bucket epoch")
+func (e *cutError) Error() string { return e.Unwrap().Error() }
+func (e *cutError) Unwrap() error {
+	if e.kind == errs.Stale {
+		return errs.E("metadata.Update", errs.Stale, "the drives serve a newer layout or bucket epoch")
+	}
+	return errs.E("metadata.Update", errs.Unknown, "too few drives answered to know whether the write happened")
 }
 
 // SentBallot returns the first ballot under which an Accept of the operation went out that Update ended
-// with err, of kind Stale; zero if none did, or certainly none was taken. Whoever tries again in the
-// next epoch, with the same ID, passes it on as Operation.Sent, so that the operation is applied once.
+// with err, of kind Stale or Unknown. Zero with Stale: none did, or certainly none was taken. Whoever
+// tries again in the next epoch, with the same ID, passes it on as Operation.Sent, so that the
+// operation is applied once; Unknown with a zero ballot cannot be tried again.
 func SentBallot(err error) Ballot {
-	var e *staleError
+	var e *cutError
 	if errors.As(err, &e) {
 		return e.sent
 	}
@@ -278,11 +286,11 @@ func (p *proposer) fail() step {
 	p.phase = phaseDone
 	switch {
 	case counts[errs.Stale] > 0 && p.sent && !untaken:
-		p.err = &staleError{p.first}
+		p.err = &cutError{errs.Stale, p.first}
 	case counts[errs.Stale] > 0:
-		p.err = &staleError{}
+		p.err = &cutError{errs.Stale, Ballot{}}
 	case p.sent:
-		p.err = errs.E(op, errs.Unknown, "too few drives answered to know whether the write happened")
+		p.err = &cutError{errs.Unknown, p.first}
 	case counts[errs.Full] > 0 && p.q.N-counts[errs.Full] < max(p.need(), p.q.W):
 		p.err = errs.E(op, errs.Full, "too few drives have room")
 	default:
@@ -425,7 +433,7 @@ func (p *proposer) pinned(err error) step {
 		p.phase = phaseDone
 		switch p.err = err; {
 		case p.sent && errs.Is(err, errs.Stale):
-			p.err = &staleError{p.first}
+			p.err = &cutError{errs.Stale, p.first}
 		case p.sent:
 			p.err = errs.As("metadata.Update", errs.Unknown, err)
 		}
