@@ -24,8 +24,7 @@ type task struct {
 	repair    []uint16 // drives with a repair row
 	unsettled []uint16 // drives with an unsettled mark
 	// spare is how many more shards may be lost before data is: an estimate until the task was looked at.
-	spare  int
-	looked bool
+	spare int
 }
 
 // Pass drains the lists of the local drives once. What waits after a failure is left out.
@@ -49,21 +48,18 @@ func (h *Healer) Pass(ctx context.Context) error {
 	h.progress.Pending = len(tasks)
 	h.progress.Passes++
 	h.mu.Unlock()
-	q := queue{tasks: tasks}
-	heap.Init(&q)
+	q := newQueue(tasks)
 	var wg sync.WaitGroup
 	for range min(h.c.Concurrency, len(tasks)) {
 		wg.Go(func() {
 			for ctx.Err() == nil && !h.paused() {
+				for _, t := range q.fresh(lookAhead) {
+					h.look(ctx, t)
+					q.looked(t)
+				}
 				t := q.next()
 				if t == nil || h.pace.take(ctx, nominalBytes) != nil {
 					return
-				}
-				if !t.looked {
-					h.look(ctx, t)
-					if q.later(t) {
-						continue
-					}
 				}
 				h.tend(ctx, t)
 			}
@@ -76,45 +72,71 @@ func (h *Healer) Pass(ctx context.Context) error {
 	return errs.Wrap("heal.Pass", ctx.Err())
 }
 
-// queue has the tasks of a pass, those with the least redundancy left first. next and later are safe for
-// concurrent use; the others belong to package heap.
+// queue has the tasks of a pass. Before one is tended, some more are looked at; of those that were, the
+// one with the least redundancy left is next. It is safe for concurrent use.
 type queue struct {
-	mu    sync.Mutex // guards tasks
-	tasks []*task
+	mu      sync.Mutex // guards the fields below
+	unknown []*task    // not looked at yet, those that seem most urgent first
+	looking int        // taken by fresh
+	known   tasks
+	more    sync.Cond // on mu: known or looking changed
 }
 
-func (q *queue) Len() int { return len(q.tasks) }
-func (q *queue) Less(i, j int) bool {
-	a, b := q.tasks[i], q.tasks[j]
-	return cmp.Or(cmp.Compare(a.spare, b.spare), cmp.Compare(a.key, b.key)) < 0
-}
-func (q *queue) Swap(i, j int) { q.tasks[i], q.tasks[j] = q.tasks[j], q.tasks[i] }
-func (q *queue) Push(t any)    { q.tasks = append(q.tasks, t.(*task)) }
-func (q *queue) Pop() any {
-	t := q.tasks[len(q.tasks)-1]
-	q.tasks = q.tasks[:len(q.tasks)-1]
-	return t
+func newQueue(list []*task) *queue {
+	q := &queue{unknown: slices.Clone(list)}
+	slices.SortFunc(q.unknown, compareTasks)
+	q.more.L = &q.mu
+	return q
 }
 
-// next takes the most urgent task; nil: none is left.
+func compareTasks(a, b *task) int {
+	return cmp.Or(cmp.Compare(a.spare, b.spare), cmp.Compare(a.key, b.key))
+}
+
+// fresh takes up to n tasks to look at. Each is given back by looked.
+func (q *queue) fresh(n int) []*task {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n = min(n, len(q.unknown))
+	list := q.unknown[:n:n]
+	q.unknown = q.unknown[n:]
+	q.looking += n
+	return list
+}
+
+func (q *queue) looked(t *task) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	heap.Push(&q.known, t)
+	q.looking--
+	q.more.Broadcast()
+}
+
+// next takes the most urgent task, and waits if some are still being looked at; nil: none is left.
 func (q *queue) next() *task {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.tasks) == 0 {
+	for len(q.known) == 0 && q.looking > 0 {
+		q.more.Wait()
+	}
+	if len(q.known) == 0 {
 		return nil
 	}
-	return heap.Pop(q).(*task)
+	return heap.Pop(&q.known).(*task)
 }
 
-// later puts a task back if another one is more urgent.
-func (q *queue) later(t *task) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.tasks) == 0 || t.spare <= q.tasks[0].spare {
-		return false
-	}
-	heap.Push(q, t)
-	return true
+// tasks is a heap of tasks by urgency.
+type tasks []*task
+
+func (t tasks) Len() int           { return len(t) }
+func (t tasks) Less(i, j int) bool { return compareTasks(t[i], t[j]) < 0 }
+func (t tasks) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
+func (t *tasks) Push(x any)        { *t = append(*t, x.(*task)) }
+func (t *tasks) Pop() any {
+	n := len(*t) - 1
+	x := (*t)[n]
+	*t = (*t)[:n]
+	return x
 }
 
 const (
@@ -122,12 +144,13 @@ const (
 	noBodies = 1 << 10
 	// lookBodies and lookChunks bound what look counts.
 	lookBodies, lookChunks = 16, 16
+	// lookAhead is how many tasks are looked at for each one that is tended.
+	lookAhead = 32
 )
 
 // look counts the shards of a register that are there, and so learns what redundancy it has left. It is
 // cheap: rows, no shards, are read. Where it fails, the estimate stays.
 func (h *Healer) look(ctx context.Context, t *task) {
-	t.looked = true
 	l := h.c.Layout()
 	g := l.Group(l.PartitionOf(t.addr.Bucket, t.addr.Key))
 	view, err := h.c.Meta.Read(ctx, g, t.addr, metadata.ReadOptions{BucketEpoch: ^uint64(0)})

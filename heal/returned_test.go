@@ -1,0 +1,167 @@
+package heal
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/object"
+)
+
+// upkeep does the rest that is due.
+func (w *world) upkeep() {
+	w.t.Helper()
+	if err := w.healer.upkeep(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// watched counts what is asked of drives.
+type watched struct {
+	*world
+	mu              sync.Mutex // guards the fields below
+	rows, digests   int
+	partial         []uint16 // slices of the last request for rows
+	wholeDriveScans int
+}
+
+type watchedDrive struct {
+	node.Drive
+	w *watched
+}
+
+func (d watchedDrive) Rows(ctx context.Context, m *metadata.RowsRequest) (*metadata.RowsReply, error) {
+	d.w.mu.Lock()
+	d.w.rows++
+	d.w.partial = m.Slices
+	if m.Slices == nil {
+		d.w.wholeDriveScans++
+	}
+	d.w.mu.Unlock()
+	return d.Drive.Rows(ctx, m)
+}
+
+func (d watchedDrive) Digests(ctx context.Context) ([]metadata.Digest, error) {
+	d.w.mu.Lock()
+	d.w.digests++
+	d.w.mu.Unlock()
+	return d.Drive.Digests(ctx)
+}
+
+func (w *watched) Shards(num uint16) (node.Drive, bool) {
+	d, ok := w.world.Shards(num)
+	return watchedDrive{d, w}, ok
+}
+
+func TestDriveThatReturnsIsComparedByDigests(t *testing.T) {
+	w := newWorld(t, object.Enabled)
+	w.fill(20)
+	w.heal()
+	watch := &watched{world: w}
+	w.healer.c.Drives = watch
+	w.healer.c.OrphanEvery = -1
+	w.upkeep()
+	if watch.digests == 0 || watch.rows != 0 {
+		t.Fatalf("equal drives: %d exchanges of digests, %d scans", watch.digests, watch.rows)
+	}
+	watch.digests = 0
+	w.upkeep()
+	if watch.digests != 0 {
+		t.Errorf("nobody came back, and %d digests were asked for", watch.digests)
+	}
+	// Away, it misses writes; the rows that name them are lost, as if by a defect: the digests tell.
+	w.down[1].Store(true)
+	w.put("key-003", 10)
+	w.put("new", 300<<10)
+	w.heal()
+	ctx := context.Background()
+	for _, d := range w.healer.c.Local() {
+		list, err := d.Repairs(ctx, nil, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range list {
+			if err := d.ClearRepair(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.down[1].Store(false)
+	w.healer.Returned(1)
+	w.upkeep()
+	if watch.rows == 0 || watch.wholeDriveScans != 0 || len(watch.partial) > 2 {
+		t.Errorf("%d pages of rows were read, %d of them of all slices, of %d slices", watch.rows, watch.wholeDriveScans, len(watch.partial))
+	}
+	if w.repairs() == 0 {
+		t.Fatal("the differences left no repair rows")
+	}
+	w.heal()
+	w.whole("key-003")
+	w.whole("new")
+	if n := w.repairs(); n != 0 {
+		t.Errorf("%d repair rows are left", n)
+	}
+}
+
+func TestRegistersWithTheLeastRedundancyComeFirst(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	var keys []string
+	for i := range 12 {
+		keys = append(keys, fmt.Sprintf("k%02d", i))
+		w.put(keys[i], 300<<10)
+	}
+	w.heal()
+	// All rows name one position. In truth one register lacks two shards, and is the last by its key.
+	for _, k := range keys {
+		w.vanish(1, k)
+		d, _ := w.Shards(1)
+		g := w.control.layout.Group(w.control.layout.PartitionOf(1, []byte(k)))
+		err := d.AddRepair(context.Background(), metadata.RepairRow{Partition: g.Partition, Positions: []uint8{uint8(g.Position(1))},
+			Address: metadata.Address{Kind: metadata.KindObject, Bucket: 1, Key: []byte(k)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := keys[len(keys)-1]
+	w.vanish(2, last)
+	order := &ordered{world: w}
+	w.healer.c.Drives = order
+	w.healer.c.Concurrency = 1
+	w.heal()
+	if len(order.keys) != len(keys) || order.keys[0] != last && order.keys[1] != last {
+		t.Errorf("the order was %v", order.keys)
+	}
+	for _, k := range keys {
+		w.whole(k)
+	}
+}
+
+// ordered notes in which order registers get new shards.
+type ordered struct {
+	*world
+	mu   sync.Mutex // guards keys
+	keys []string
+}
+
+type orderedDrive struct {
+	node.Drive
+	o *ordered
+}
+
+func (d orderedDrive) SealShard(ctx context.Context, a metadata.Address, s *metadata.Seal) error {
+	d.o.mu.Lock()
+	if k := string(a.Key); !slices.Contains(d.o.keys, k) {
+		d.o.keys = append(d.o.keys, k)
+	}
+	d.o.mu.Unlock()
+	return d.Drive.SealShard(ctx, a, s)
+}
+
+func (o *ordered) Shards(num uint16) (node.Drive, bool) {
+	d, ok := o.world.Shards(num)
+	return orderedDrive{d, o}, ok
+}
