@@ -168,7 +168,7 @@ func newAcceptor(c AcceptorConfig, mut mutations) (*Acceptor, error) {
 		err = a.loadEpochs()
 	}
 	if err == nil {
-		err = a.completeDigests()
+		err = a.loadDigests()
 	}
 	if err != nil {
 		return nil, errs.Wrap(op, err)

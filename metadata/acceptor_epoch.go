@@ -288,13 +288,12 @@ func (a *Acceptor) InstallEpoch(_ context.Context, m *InstallEpochRequest) error
 	rows := map[uint32]epochRow{}
 	for i, p := range m.Partitions {
 		epoch, member := a.epoch(p)
-		floor := m.Floors[i]
-		if a.mut.noFloorTravels {
-			floor = Ballot{}
-		}
-		next, ok := judgeInstallEpoch(a.epochRow(p), m.Epochs[i], m.Transition, m.Term, floor, member && epoch == m.Epochs[i])
-		if !ok || m.Epochs[i] < 2 || floor.Counter > MaxCounter {
+		next, ok := judgeInstallEpoch(a.epochRow(p), m.Epochs[i], m.Transition, m.Term, m.Floors[i], member && epoch == m.Epochs[i])
+		if !ok || m.Epochs[i] < 2 || m.Floors[i].Counter > MaxCounter {
 			return errs.E(op, errs.Stale, "another mover, or a newer epoch, is here")
+		}
+		if a.mut.noFloorTravels {
+			next.floor = Ballot{}
 		}
 		if next != a.epochRow(p) {
 			rows[p] = next

@@ -20,9 +20,11 @@ import (
 type cluster struct {
 	t       *testing.T
 	drives  []*testDrive
-	layout  *placement.Layout
 	profile erasure.Profile
 	ids     OpID
+
+	mu     sync.RWMutex // guards layout where a test changes it
+	layout *placement.Layout
 }
 
 type testDrive struct {
@@ -32,6 +34,8 @@ type testDrive struct {
 	mu     sync.Mutex // guards what follows
 	gone   bool
 	hang   bool
+	// hook sees each message of a change of membership, before and after it is applied.
+	hook func(what string, after bool) error
 }
 
 func newCluster(t *testing.T, drives int, p erasure.Profile, bits uint8) *cluster {
@@ -57,7 +61,7 @@ func newCluster(t *testing.T, drives int, p erasure.Profile, bits uint8) *cluste
 func (c *cluster) restart(i int) {
 	d := c.drives[i]
 	a, err := NewAcceptor(AcceptorConfig{KV: d.kv, Shards: d.shards, Now: time.Now, Epoch: func(p uint32) (uint64, bool) {
-		g := c.layout.Group(p)
+		g := c.now().Group(p)
 		return g.Epoch, g.Position(uint16(i+1)) >= 0
 	}})
 	if err != nil {
@@ -82,7 +86,14 @@ func (c *cluster) set(i int, f func(d *testDrive)) {
 }
 
 func (c *cluster) group(key string) placement.Group {
-	return c.layout.Group(c.layout.PartitionOf(7, []byte(key)))
+	l := c.now()
+	return l.Group(l.PartitionOf(7, []byte(key)))
+}
+
+func (c *cluster) now() *placement.Layout {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.layout
 }
 
 func addr(key string) Address { return Address{Kind: KindObject, Bucket: 7, Key: []byte(key)} }

@@ -116,6 +116,26 @@ func (a *Acceptor) Digests(ctx context.Context) ([]Digest, error) {
 	return list, nil
 }
 
+// loadDigests reads the digests. Slices without a row have none yet.
+func (a *Acceptor) loadDigests() error {
+	if err := a.completeDigests(); err != nil {
+		return err
+	}
+	for i := range a.digests {
+		a.digests[i].known = true
+	}
+	return a.each([]byte{nsDigest}, func(key, b []byte) error {
+		if len(key) == 1 {
+			return nil // the marker
+		}
+		if len(key) != 3 || len(b) != len(Digest{}) || binary.BigEndian.Uint16(key[1:]) >= placement.Slices {
+			return errs.E("metadata.Digests", errs.Corrupt, "malformed digest")
+		}
+		a.digests[binary.BigEndian.Uint16(key[1:])].d = Digest(b)
+		return nil
+	})
+}
+
 // completeDigests computes the digests of a store that was written before there were any. The marker is
 // the commit point: it is written, with a sync, behind the last digest.
 func (a *Acceptor) completeDigests() error {
