@@ -44,6 +44,24 @@ func (w *patience) pause(ctx context.Context) bool {
 	}
 }
 
+// outdated reports whether an operation ended with err because p is not up to date: a drive said so, or
+// too few members of an epoch that is over were there to answer.
+func (s *Store) outdated(p *place, err error) bool {
+	switch errs.KindOf(err) {
+	case errs.Stale:
+		return true
+	case errs.Unknown:
+		if metadata.SentBallot(err).IsZero() {
+			return false
+		}
+	case errs.Unavailable:
+	default:
+		return false
+	}
+	l := s.control.Layout()
+	return l.Number() != p.layout.Number() && l.Group(p.group.Partition).Epoch != p.group.Epoch
+}
+
 // follow brings p up to date after drives called it stale with cause. Where nothing newer is known yet, as
 // while members of the partition are wedged, it waits a moment. The error is of kind Unavailable when the
 // patience is over.

@@ -59,7 +59,7 @@ func (s *Store) scan(ctx context.Context, op string, b *Bucket, o metadata.ScanO
 		} else {
 			page, err = s.meta.Scan(ctx, cover, o)
 		}
-		if !errs.Is(err, errs.Stale) {
+		if err == nil || !errs.Is(err, errs.Stale) && (!errs.Is(err, errs.Unavailable) || s.control.Layout().Number() == l.Number()) {
 			return page, errs.Wrap("object."+op, err)
 		}
 		p := &place{bucket: *b, layout: l}

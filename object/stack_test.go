@@ -29,7 +29,11 @@ type testControl struct {
 	buckets map[string]Bucket
 }
 
-func (c *testControl) Layout() *placement.Layout { return c.layout }
+func (c *testControl) Layout() *placement.Layout {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.layout
+}
 
 func (c *testControl) Bucket(name string) (Bucket, bool) {
 	c.mu.Lock()
@@ -142,6 +146,7 @@ type stack struct {
 
 type stackOptions struct {
 	drives int
+	spare  int // of the drives: no members of the first layout
 	prof   erasure.Profile
 	bits   uint8
 	fs     vfs.FS
@@ -183,12 +188,13 @@ func newStack(t testing.TB, o stackOptions) *stack {
 		top = max(top, f.Num)
 	}
 	s.down = make([]atomic.Bool, top+1)
-	s.control.layout, err = placement.NewLayout(drives, o.prof, o.bits)
+	slices.SortFunc(drives, func(a, b placement.Drive) int { return int(a.Num) - int(b.Num) })
+	s.control.layout, err = placement.NewLayout(drives[:len(drives)-o.spare], o.prof, o.bits)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.set.SetEpoch(func(drive uint16, partition uint32) (uint64, bool) {
-		g := s.control.layout.Group(partition)
+		g := s.control.Layout().Group(partition)
 		return g.Epoch, g.Position(drive) >= 0
 	})
 	if err := s.set.MarkFormed(ctx); err != nil {

@@ -78,6 +78,7 @@ type Store struct {
 	asked    recently
 	releases releases
 	stats    counters
+	usage    usageCache
 
 	// background counts goroutines that outlive their request: cleaning up after failures.
 	background sync.WaitGroup
@@ -129,7 +130,7 @@ func New(c Config) *Store {
 	}
 	s := &Store{c: c, meta: c.Meta, control: c.Control, drives: c.Drives, coders: c.Coders, encoder: c.Encoder,
 		pool: c.Buffers, log: c.Logger, now: c.Now, cache: newBlockCache(c.CacheBytes),
-		cleanSlots: make(chan struct{}, maxCleanups)}
+		cleanSlots: make(chan struct{}, maxCleanups), usage: usageCache{turn: make(chan struct{}, 1), page: usagePage}}
 	s.deletions.init()
 	s.closing, s.stop = context.WithCancel(context.Background())
 	return s
@@ -259,7 +260,7 @@ func (s *Store) read(ctx context.Context, op string, p *place, a metadata.Addres
 	for {
 		o.BucketEpoch = p.bucket.Epoch
 		v, err := s.meta.Read(ctx, p.group, a, o)
-		if !errs.Is(err, errs.Stale) {
+		if err == nil || !s.outdated(p, err) {
 			return v, errs.Wrap("object."+op, err)
 		}
 		if err := s.follow(ctx, op, p, false, &w, err); err != nil {
@@ -305,7 +306,7 @@ func (s *Store) updateBody(ctx context.Context, op string, p *place, a metadata.
 		switch {
 		case errors.As(err, &nothing{}):
 			return v, nil
-		case errs.Is(err, errs.Stale):
+		case s.outdated(p, err):
 			if o.Sent.IsZero() {
 				o.Sent = metadata.SentBallot(err)
 			}
