@@ -300,7 +300,7 @@ func FuzzStoredRow(f *testing.F) {
 		_, _ = decodeRow(key, b)
 		_, _ = decodeRow(key, sealValue(key, append([]byte{rowFormat}, b...)))
 		_, _ = decodeVersion(key, sealValue(key, append([]byte{rowFormat}, b...)))
-		for _, p := range []func([]byte) error{new(UnsettledRow).unmarshal, new(RepairRow).unmarshal, new(GarbageRow).unmarshal} {
+		for _, p := range []func([]byte) error{new(UnsettledRow).unmarshal, new(RepairRow).unmarshal, new(GarbageRow).unmarshal, new(epochRow).unmarshal} {
 			_ = p(b)
 		}
 	})

@@ -10,6 +10,8 @@
 // what an operation does next: both are values in, values out, and the simulation (sim_test.go) runs
 // them by the million schedules. acceptor.go applies the decisions to the store, maintain.go holds a
 // drive's work lists. client.go, update.go, read.go and scan.go drive operations over many drives.
+// swap.go decides how one drive takes the place of another, swap_client.go does it, with
+// acceptor_epoch.go on the drives; digest.go and acceptor_rows.go are how drives are compared.
 //
 // # Invariants
 //
@@ -23,6 +25,10 @@
 //     a promise, or a pin, above the guard. What was chosen and let go needs no guard: its operation
 //     can never be proposed again.
 //   - A state over an absent row inherits the highest floor met, as its low.
+//   - A drive serves one epoch of a partition: that of the layout, once installed in it and not wedged.
+//     Every ballot that was accepted in an epoch is below the floor F with which the next one begins.
+//   - Every register of a digest slice has the same stripe, and the slice's digest changes in the batch
+//     that changes a state.
 //   - No reader sees a row that is not durable: an Accept holds its register's lock over the sync.
 //     (Scan takes no lock, and so believes only decided rows.)
 //
@@ -42,9 +48,11 @@
 //	'f' bucket(8)            fence: bucket epoch, uvarint
 //	'g' unix-nanos(8) id(16) garbage: address, partition, dead data, guard
 //	'h'                      promise ceiling H: counter, uvarint
-//	'i' partition(4)         floor F: ballot
+//	'i' partition(4)         floor F: ballot of the highest tombstone that was dropped
+//	'j' slice(2)             digest: 16 bytes; 'j' alone: all digests are there
+//	'k' partition(4)         membership: epochs installed and wedged, transition, term, floor
 //
-// ('c' belongs to the control plane, 's' to the shard store.) A value is
+// ('c' belongs to the control plane, 's' to the shard store, 't' to background jobs.) A value is
 //
 //	format(1) = 1 | payload | CRC32C(4, little endian) over key, format and payload
 //

@@ -74,6 +74,8 @@ func TestJudgeAccept(t *testing.T) {
 		{"under the promise itself", local{promise: at(5)}, 5, 5, 0, 0, false, verdictApply, howDelta},
 		{"below a promise", local{promise: at(5)}, 4, 4, 0, 0, false, verdictRefuse, howBehind},
 		{"below the floor", local{floor: at(5)}, 4, 4, 0, 0, false, verdictRefuse, howBehind},
+		{"below what the epoch began with", local{begun: at(5)}, 4, 4, 0, 0, false, verdictRefuse, howBehind},
+		{"at what the epoch began with: nothing was dropped", local{begun: at(5)}, 5, 5, 0, 0, false, verdictRefuse, howBehind},
 		{"at the floor: it was dropped here", local{floor: at(5)}, 5, 5, 0, 0, false, verdictAgain, howBallot},
 		{"the same ballot again, in spite of a promise", local{row: undecided, promise: at(9)}, 4, 4, 2, 4, false, verdictAgain, howBallot},
 		{"older than the row", local{row: undecided}, 3, 3, 2, 4, false, verdictRefuse, howBehind},
@@ -94,6 +96,39 @@ func TestJudgeAccept(t *testing.T) {
 		}
 		if v, h := judgeAccept(&c.l, at(c.b), s, c.whole); v != c.verdict || v == verdictApply && h != c.how {
 			t.Errorf("%s: verdict %d, how %d; want %d, %d", c.name, v, h, c.verdict, c.how)
+		}
+	}
+}
+
+func TestJudgeInstallAgainstFloors(t *testing.T) {
+	r := &Row{Ballot: Ballot{5, 0}, Decided: true, State: State{ID: Ballot{5, 0}}}
+	if _, ok, conflict := judgeInstall(&local{begun: Ballot{9, 0}}, r, false); !ok || conflict {
+		t.Error("a row from before the epoch is refused")
+	}
+	if _, ok, conflict := judgeInstall(&local{floor: Ballot{9, 0}}, r, false); ok || !conflict {
+		t.Error("a row from before a dropped tombstone is taken")
+	}
+}
+
+// What was merely jumped over, never known to be chosen, keeps its guard when the next state follows by
+// a delta.
+func TestWhatWasJumpedOverKeepsItsGuard(t *testing.T) {
+	lost := DeadData{Data: Data{ID: [16]byte{7}}}
+	for _, c := range []struct {
+		name string
+		u    *Undo
+		want Ballot
+	}{
+		{"known", &Undo{Row: &Row{Decided: true}, Lost: []DeadData{lost}}, lastBallot},
+		{"jumped over", &Undo{Lossy: true, Lost: []DeadData{lost}}, Ballot{8, 0}},
+	} {
+		row := &Row{Ballot: Ballot{6, 0}, State: State{ID: Ballot{6, 0}}, Undo: c.u}
+		a, addr := &Acceptor{}, addr("k")
+		next, err := a.replace(new(Batch), &addr, row, Ballot{8, 0}, &State{ID: Ballot{8, 0}, Prev: Ballot{6, 0}}, howDelta, nil)
+		must(t, err)
+		list, guard := garbageOf(KindObject, next)
+		if len(list) != 1 || list[0].Data.ID != lost.Data.ID || guard != c.want {
+			t.Errorf("%s: got %v under guard %v, want it under %v", c.name, list, guard, c.want)
 		}
 	}
 }
