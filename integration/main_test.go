@@ -20,6 +20,7 @@ var (
 	long          = flag.Bool("long", false, "run the cases that take minutes or gigabytes")
 	requireAWS    = flag.Bool("require-aws", false, "fail where the aws CLI is missing, instead of skipping its cases")
 	requireFaults = flag.Bool("require-faults", false, "fail where root or strace is missing, instead of skipping the faults that need them")
+	stockFlag     = flag.Int("stock", 0, "small objects that the store holds when a drive is replaced; 0: 3000, or 200000 with -long")
 	seedFlag      = flag.Uint64("seed", 0, "seed of the random loads; 0 takes one from the time")
 )
 

@@ -191,6 +191,10 @@ func TestDriveReplaced(t *testing.T) {
 		k = stock{small: 200_000, large: 200, largeSize: 16 * mib}
 		limit = 3 * time.Hour
 	}
+	if *stockFlag > 0 {
+		k.small, k.large = *stockFlag, *stockFlag/1000
+		limit = 3 * time.Hour
+	}
 	s := newServer(t, 6, append([]string{"--profile=4+2"}, loadArgs...)...)
 	s.withTestLimits()
 	s.start()
@@ -299,24 +303,32 @@ func TestDriveReplaced(t *testing.T) {
 		return fmt.Errorf("%+v", last)
 	})
 	took := time.Since(begin)
+	if h, err := s.healing(); err == nil {
+		for _, j := range h.Jobs {
+			if j.Kind == "rebuild" {
+				t.Logf("the rebuild says: %+v", j)
+			}
+		}
+	}
 	s.waitOnline(6)
 	l.advance(100, time.Minute)
 	stopReading()
 	readers.Wait()
 	l.pause()
 
-	cut := 0
+	cut, bad := 0, 0
 	for _, f := range l.takeFailures() {
 		meets := func(o outage) bool { return f.begin.Before(o.to) && f.end.After(o.from) }
 		switch {
 		case f.status == 0 && slices.ContainsFunc(outages, meets):
 			cut++
 		default:
+			bad++
 			t.Errorf("a client error: %v (%v after the begin)", f, f.begin.Sub(begin))
 		}
 	}
-	t.Logf("replaced in %v, with %d kills; %d operations of the load, %d reads of the stock, %d requests on the wire; client errors 0 but %d cut by a kill; tried again by the client: %d 503, %d other 5xx, %d broken connections",
-		took.Round(time.Millisecond), len(outages), l.ops.Load(), reads.Load(), count.requests.Load(), cut, count.unavailable.Load(), count.other5xx.Load(), count.broken.Load())
+	t.Logf("replaced in %v, with %d kills; %d operations of the load, %d reads of the stock, %d requests on the wire; %d client errors, and %d requests cut by a kill; tried again by the client: %d 503, %d other 5xx, %d broken connections",
+		took.Round(time.Millisecond), len(outages), l.ops.Load(), reads.Load(), count.requests.Load(), bad, cut, count.unavailable.Load(), count.other5xx.Load(), count.broken.Load())
 	l.verifyAll()
 	if err := k.each(numbers, 8, func(i int) error { return k.same(t.Context(), c, i) }); err != nil {
 		t.Error(err)
