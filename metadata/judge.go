@@ -231,9 +231,17 @@ func garbageOf(kind RegisterKind, row *Row) (list []DeadData, guard Ballot) {
 		u = &Undo{Lossy: true}
 	}
 	guard = lastBallot
-	list = append(list, u.Lost...)
 	if u.Lossy || u.Guarded {
 		guard = row.Ballot
+		for i := range u.Lost {
+			// A manifest that may only have been jumped over belongs to its upload, which may still be
+			// completed. One that was replaced stands on the dead list besides.
+			if !u.Lost[i].Manifest {
+				list = append(list, u.Lost[i])
+			}
+		}
+	} else {
+		list = append(list, u.Lost...)
 	}
 	if !u.Lossy {
 		var before *State

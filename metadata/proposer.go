@@ -361,20 +361,32 @@ func (p *proposer) choose() step {
 	}
 	change, err := p.op.Apply(p.base, p.versions)
 	if err != nil {
-		if chosen || p.mut.noFinish {
+		if chosen && !p.sent || p.mut.noFinish {
 			p.phase, p.err = phaseDone, err
 			p.view = View{State: p.base, Ballot: p.baseAt, Versions: p.versions}
 			return stepDone
 		}
-		return p.propose(p.base, true, err)
+		return p.refuse(low, err)
 	}
 	next := p.next(change, low)
 	if len(next.Dead) > maxDead {
-		p.phase = phaseDone
-		p.err = errs.E("metadata.Update", errs.Busy, "too much replaced data of this key waits for its removal")
+		err = errs.E("metadata.Update", errs.Busy, "too much replaced data of this key waits for its removal")
+		if p.sent {
+			return p.refuse(low, err)
+		}
+		p.phase, p.err = phaseDone, err
 		return stepDone
 	}
 	return p.propose(next, false, nil)
+}
+
+// refuse ends the operation with err once base is chosen under this ballot. An Accept of an earlier
+// round, whose base was not chosen, may be newer than base where it was taken: nobody may find it later.
+func (p *proposer) refuse(low Ballot, err error) step {
+	if p.base == nil {
+		return p.propose(&State{ID: p.ballot, Low: low}, true, err)
+	}
+	return p.propose(p.base, true, err)
 }
 
 func (p *proposer) sealed() bool {
