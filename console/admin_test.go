@@ -131,7 +131,10 @@ func TestTheAdminInterface(t *testing.T) {
 		{name: "a period that is too long", method: "POST", path: "scrub/settings", body: `{"period_seconds":1e300}`, status: 400},
 		{name: "scrub settings that are none", method: "POST", path: "scrub/settings", status: 400},
 
-		{name: "usage", path: "usage", status: 200, has: []string{`"bucket": "b"`, `"objects": 2`}},
+		{name: "usage", path: "usage", status: 200, has: []string{`"bucket": "b"`, `"objects": 2`, `"objects": 7`}},
+		{name: "usage counted anew", path: "usage?fresh=true", status: 200, did: []string{"count"}},
+		{name: "usage that is somewhat fresh", path: "usage?fresh=somewhat", status: 400},
+		{name: "usage that cannot be counted", path: "usage", change: func(f *fake) { f.fails = errs.E("x", errs.Unavailable, "too few drives") }, status: 503},
 		{name: "usage of nobody", path: "usage", change: func(f *fake) { f.id = auth.Identity{Anonymous: true} }, status: 403},
 		{name: "an object with a strange parameter", path: "object?bucket=b&key=k&version=1", status: 400, has: []string{"version"}},
 		{name: "an object with two keys", path: "object?bucket=b&key=k&key=l", status: 400},
@@ -235,8 +238,11 @@ func (f *fake) SetSettings(_ context.Context, s heal.Settings) error {
 	f.note("tune", s)
 	return f.fails
 }
-func (f *fake) Usage(context.Context) (*Usage, error) {
-	return &Usage{Buckets: []BucketUsage{{Bucket: "b", Objects: 2}}}, nil
+func (f *fake) Usage(_ context.Context, fresh bool) (*Usage, error) {
+	if fresh {
+		f.note("count")
+	}
+	return &Usage{Buckets: []BucketUsage{{Bucket: "b", Objects: 2}, {Bucket: "c", Objects: 5}}}, f.fails
 }
 
 // fakeHealer is the Healer of a fake, whose Status is taken by that of its drives.

@@ -121,7 +121,7 @@ func New(c Config) *Handler {
 	h.mux.HandleFunc("GET /-/ready", h.ready)
 	h.mux.Handle("GET /-/metrics", c.Metrics)
 	for path, do := range map[string]func(*http.Request) (any, error){
-		"info": h.info, "status": h.status, "drives": h.drives, "heal": h.heal, "scrub": h.scrub, "usage": h.usage,
+		"info": h.info, "status": h.status, "drives": h.drives, "heal": h.heal, "scrub": h.scrub,
 	} {
 		h.mux.HandleFunc("GET /-/admin/v1/"+path, h.admin(func(r *http.Request, _ *auth.Request) (any, error) {
 			if _, err := parameters("console."+path, r); err != nil {
@@ -131,6 +131,7 @@ func New(c Config) *Handler {
 		}))
 	}
 	h.mux.HandleFunc("GET /-/admin/v1/object", h.admin(func(r *http.Request, _ *auth.Request) (any, error) { return h.object(r) }))
+	h.mux.HandleFunc("GET /-/admin/v1/usage", h.admin(func(r *http.Request, _ *auth.Request) (any, error) { return h.usage(r) }))
 	for path, do := range map[string]func(*http.Request, *auth.Request) (any, error){
 		"drives/replace": change(h.replace), "drives/quarantine": change(h.quarantine), "drives/release": change(h.release),
 		"drives/reopen": change(h.reopen), "heal/start": change(h.startCheck), "heal/pause": change(h.pauseHeal),
@@ -237,6 +238,18 @@ func parameters(op string, r *http.Request, names ...string) (url.Values, error)
 		}
 	}
 	return q, nil
+}
+
+// truth reads a parameter that is true or false; absent, it is false.
+func truth(op, name, value string) (bool, error) {
+	if value == "" {
+		return false, nil
+	}
+	v, err := strconv.ParseBool(value)
+	if err != nil {
+		return false, errs.E(op, errs.Invalid, name+" is neither true nor false")
+	}
+	return v, nil
 }
 
 // Status is the answer of /-/admin/v1/status.
@@ -357,11 +370,9 @@ func (h *Handler) object(r *http.Request) (any, error) {
 	if bucket == "" || key == "" {
 		return nil, errs.E("console.object", errs.Invalid, "bucket and key have to be given")
 	}
-	verify := false
-	if v := q.Get("verify"); v != "" {
-		if verify, err = strconv.ParseBool(v); err != nil {
-			return nil, errs.E("console.object", errs.Invalid, "verify is neither true nor false")
-		}
+	verify, err := truth("console.object", "verify", q.Get("verify"))
+	if err != nil {
+		return nil, err
 	}
 	in, err := h.Inspector.Inspect(r.Context(), bucket, key, verify)
 	if err != nil {

@@ -64,28 +64,49 @@ func (h *Handler) info(r *http.Request) (any, error) {
 	return i, nil
 }
 
-// Usage is the answer of GET /-/admin/v1/usage.
+// Usage is the answer of GET /-/admin/v1/usage. Multipart uploads that have not ended do not count.
 type Usage struct {
-	Buckets []BucketUsage `json:"buckets"` // by name
+	At      time.Time     `json:"counted_at"`   // when the count was begun; writes since may or may not be in it
+	Took    float64       `json:"took_seconds"` //
+	Buckets []BucketUsage `json:"buckets"`      // by name
 	Total   BucketUsage   `json:"total"`
 }
 
 // BucketUsage is what one bucket holds.
 type BucketUsage struct {
-	Bucket        string `json:"bucket,omitempty"`
-	Objects       int64  `json:"objects"`        // keys that a listing shows
-	Versions      int64  `json:"versions"`       // all of them, with the current ones
-	DeleteMarkers int64  `json:"delete_markers"` //
-	Uploads       int64  `json:"uploads"`        // multipart uploads under way
-	Bytes         int64  `json:"bytes"`          // of all versions, as clients wrote them
-	UploadBytes   int64  `json:"upload_bytes"`   // of the parts of uploads
+	Bucket   string `json:"bucket,omitempty"`
+	Objects  int64  `json:"objects"`  // keys with a current version that is no delete marker
+	Versions int64  `json:"versions"` // all of them, without delete markers
+	Bytes    int64  `json:"bytes"`    // of all versions, as clients see them: without parity
 }
 
-// Usager counts what buckets hold. It may take long: it looks at every record.
+// Usager counts what buckets hold; *object.Store is behind it. It may take long, and may answer with what it
+// counted some minutes ago, unless fresh.
 type Usager interface {
-	Usage(ctx context.Context) (*Usage, error)
+	Usage(ctx context.Context, fresh bool) (*Usage, error)
 }
 
 func (h *Handler) usage(r *http.Request) (any, error) {
-	return h.Usager.Usage(r.Context())
+	q, err := parameters("console.usage", r, "fresh")
+	if err != nil {
+		return nil, err
+	}
+	fresh, err := truth("console.usage", "fresh", q.Get("fresh"))
+	if err != nil {
+		return nil, err
+	}
+	u, err := h.Usager.Usage(r.Context(), fresh)
+	if err != nil {
+		return nil, err
+	}
+	if u.Buckets == nil {
+		u.Buckets = []BucketUsage{}
+	}
+	u.Total = BucketUsage{}
+	for _, b := range u.Buckets {
+		u.Total.Objects += b.Objects
+		u.Total.Versions += b.Versions
+		u.Total.Bytes += b.Bytes
+	}
+	return u, nil
 }

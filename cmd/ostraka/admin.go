@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -69,29 +70,31 @@ func (e *endpoint) keys() error {
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 64 << 20
 
-// call sends one signed request to the admin interface, with body as JSON unless it is nil.
-func (e *endpoint) call(ctx context.Context, method, path string, query url.Values, body any) ([]byte, error) {
+const callTimeout = 5 * time.Minute
+
+// call sends one signed request to the admin interface.
+func (e *endpoint) call(ctx context.Context, r request) ([]byte, error) {
 	const op = "admin"
 	if err := e.keys(); err != nil {
 		return nil, err
 	}
 	var raw []byte
-	if body != nil {
+	if r.body != nil {
 		var err error
-		if raw, err = json.Marshal(body); err != nil {
+		if raw, err = json.Marshal(r.body); err != nil {
 			return nil, errs.As(op, errs.Internal, err)
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(e.url, "/")+path, bytes.NewReader(raw))
+	req, err := http.NewRequestWithContext(ctx, r.method, strings.TrimSuffix(e.url, "/")+"/-/admin/v1/"+r.path, bytes.NewReader(raw))
 	if err != nil {
 		return nil, errs.As(op, errs.Invalid, err)
 	}
 	// The signature takes the query as it is sent, and url.Values writes a space as +.
-	req.URL.RawQuery = strings.ReplaceAll(query.Encode(), "+", "%20")
+	req.URL.RawQuery = strings.ReplaceAll(r.query.Encode(), "+", "%20")
 	if err := auth.SignRequest(req, auth.Credentials{AccessKeyID: e.access, Secret: e.secret}, e.region, "s3", auth.HashPayload(raw), time.Now()); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
-	client := &http.Client{Timeout: 5 * time.Minute}
+	client := &http.Client{Timeout: cmp.Or(r.timeout, callTimeout)}
 	if e.ca != "" {
 		pem, err := os.ReadFile(e.ca)
 		if err != nil {
@@ -176,12 +179,13 @@ func jsonFlag(c *cobra.Command, to *bool) *cobra.Command {
 type request struct {
 	method, path string // the path below /-/admin/v1/
 	query        url.Values
-	body         any
+	body         any           // sent as JSON unless it is nil
+	timeout      time.Duration // 0: callTimeout
 }
 
-// send sends r and decodes the answer into to.
+// send sends r and decodes the answer into to, which is zero before.
 func (e *endpoint) send(ctx context.Context, r request, to any) (raw []byte, err error) {
-	if raw, err = e.call(ctx, r.method, "/-/admin/v1/"+r.path, r.query, r.body); err != nil {
+	if raw, err = e.call(ctx, r); err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(raw, to); err != nil {

@@ -134,7 +134,7 @@ func replaceDrive(cmd *cobra.Command, p process, e *endpoint, q console.ReplaceR
 	plan := q
 	plan.DryRun = true
 	var a console.ReplaceAnswer
-	raw, err := e.send(ctx, request{http.MethodPost, "drives/replace", nil, plan}, &a)
+	raw, err := e.send(ctx, request{method: http.MethodPost, path: "drives/replace", body: plan}, &a)
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,8 @@ func replaceDrive(cmd *cobra.Command, p process, e *endpoint, q console.ReplaceR
 			return err
 		}
 		q.Old = a.Old // what was shown is what is done
-		if raw, err = e.send(ctx, request{http.MethodPost, "drives/replace", nil, q}, &a); err != nil {
+		a = console.ReplaceAnswer{}
+		if raw, err = e.send(ctx, request{method: http.MethodPost, path: "drives/replace", body: q}, &a); err != nil {
 			return err
 		}
 	}
@@ -226,7 +227,7 @@ is released. It is refused when too few drives would be left to read everything,
 			plan := q
 			plan.DryRun = true
 			var a console.DriveAnswer
-			raw, err := e.send(cmd.Context(), request{http.MethodPost, "drives/quarantine", nil, plan}, &a)
+			raw, err := e.send(cmd.Context(), request{method: http.MethodPost, path: "drives/quarantine", body: plan}, &a)
 			if err != nil {
 				return err
 			}
@@ -244,7 +245,8 @@ is released. It is refused when too few drives would be left to read everything,
 				if err := p.ask(sure || asJSON); err != nil {
 					return err
 				}
-				if raw, err = e.send(cmd.Context(), request{http.MethodPost, "drives/quarantine", nil, q}, &a); err != nil {
+				a = console.DriveAnswer{}
+				if raw, err = e.send(cmd.Context(), request{method: http.MethodPost, path: "drives/quarantine", body: q}, &a); err != nil {
 					return err
 				}
 			}
@@ -277,7 +279,7 @@ func releaseCommand(p process, e *endpoint) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return show(cmd, p, e, request{http.MethodPost, "drives/release", nil, console.DriveRequest{Drive: num, Path: path}}, asJSON, printReturned)
+			return show(cmd, p, e, request{method: http.MethodPost, path: "drives/release", body: console.DriveRequest{Drive: num, Path: path}}, asJSON, printReturned)
 		},
 	}, &asJSON)
 }
@@ -296,7 +298,7 @@ the fault is mended, this opens it again; it is then brought up to date.`,
 			if err != nil {
 				return err
 			}
-			return show(cmd, p, e, request{http.MethodPost, "drives/reopen", nil, console.ReopenRequest{Drive: num, Path: path}}, asJSON, printReturned)
+			return show(cmd, p, e, request{method: http.MethodPost, path: "drives/reopen", body: console.ReopenRequest{Drive: num, Path: path}}, asJSON, printReturned)
 		},
 	}, &asJSON)
 }

@@ -20,7 +20,7 @@ func healCommand(p process, e *endpoint) *cobra.Command {
 		var asJSON bool
 		return jsonFlag(&cobra.Command{Use: use, Short: short, Args: exactly(0, use+" takes no argument"), Example: "  ostraka admin heal " + use,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return show(cmd, p, e, request{http.MethodPost, path, nil, struct{}{}}, asJSON, printHeal)
+				return show(cmd, p, e, request{method: http.MethodPost, path: path, body: struct{}{}}, asJSON, printHeal)
 			}}, &asJSON)
 	}
 	return group("heal", "Repairs, rebuilds and complete checks", healStatusCommand(p, e),
@@ -104,7 +104,7 @@ limit away; background work then is as fast as the drives are, and yields to req
 			if err != nil {
 				return err
 			}
-			return show(cmd, p, e, request{http.MethodPost, "heal/settings", nil, console.HealSettings{Rate: &n}}, asJSON, printHeal)
+			return show(cmd, p, e, request{method: http.MethodPost, path: "heal/settings", body: console.HealSettings{Rate: &n}}, asJSON, printHeal)
 		},
 	}, &asJSON)
 }
@@ -126,7 +126,7 @@ func scrubCommand(p process, e *endpoint) *cobra.Command {
 		var asJSON bool
 		return jsonFlag(&cobra.Command{Use: use, Short: short, Args: exactly(0, use+" takes no argument"), Example: "  ostraka admin scrub " + use,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return show(cmd, p, e, request{http.MethodPost, "scrub/settings", nil, console.ScrubSettings{Paused: &paused}}, asJSON, printScrub)
+				return show(cmd, p, e, request{method: http.MethodPost, path: "scrub/settings", body: console.ScrubSettings{Paused: &paused}}, asJSON, printScrub)
 			}}, &asJSON)
 	}
 	var asJSON bool
@@ -160,7 +160,7 @@ func scrubStartCommand(p process, e *endpoint) *cobra.Command {
 					return err
 				}
 			}
-			return show(cmd, p, e, request{http.MethodPost, "scrub/start", nil, q}, asJSON, printScrub)
+			return show(cmd, p, e, request{method: http.MethodPost, path: "scrub/start", body: q}, asJSON, printScrub)
 		},
 	}, &asJSON)
 }
@@ -179,7 +179,7 @@ func periodCommand(p process, e *endpoint) *cobra.Command {
 				return err
 			}
 			sec := d.Seconds()
-			return show(cmd, p, e, request{http.MethodPost, "scrub/settings", nil, console.ScrubSettings{Period: &sec}}, asJSON, printScrub)
+			return show(cmd, p, e, request{method: http.MethodPost, path: "scrub/settings", body: console.ScrubSettings{Period: &sec}}, asJSON, printScrub)
 		},
 	}, &asJSON)
 }

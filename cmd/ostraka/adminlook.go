@@ -132,29 +132,40 @@ func printDriveRows(t io.Writer, list []console.DriveStatus) {
 }
 
 func usageCommand(p process, e *endpoint) *cobra.Command {
-	var asJSON bool
-	return jsonFlag(&cobra.Command{
-		Use:     "usage",
-		Short:   "Count what each bucket holds; this looks at every record, and may take a while",
-		Example: "  ostraka admin usage",
+	var asJSON, fresh bool
+	c := &cobra.Command{
+		Use:   "usage",
+		Short: "Count what each bucket holds",
+		Long: `Counts the objects, versions and bytes of each bucket. That reads every record, a second or more for
+each 100,000 versions, so the server keeps an answer for some minutes; --fresh counts anew.`,
+		Example: "  ostraka admin usage --fresh",
 		Args:    exactly(0, "usage takes no argument"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return show(cmd, p, e, request{method: http.MethodGet, path: "usage"}, asJSON, printUsage)
+			r := request{method: http.MethodGet, path: "usage", timeout: usageTimeout}
+			if fresh {
+				r.query = url.Values{"fresh": {"true"}}
+			}
+			return show(cmd, p, e, r, asJSON, printUsage)
 		},
-	}, &asJSON)
+	}
+	c.Flags().BoolVar(&fresh, "fresh", false, "count anew, even if it was counted some minutes ago")
+	return jsonFlag(c, &asJSON)
 }
+
+// usageTimeout is for counting: a store of a hundred million versions takes a while.
+const usageTimeout = 2 * time.Hour
 
 func printUsage(w io.Writer, u *console.Usage) error {
 	t := table(w)
-	fmt.Fprint(t, "BUCKET\tOBJECTS\tVERSIONS\tDELETE MARKERS\tBYTES\tUPLOADS\tIN UPLOADS\n")
+	fmt.Fprint(t, "BUCKET\tOBJECTS\tVERSIONS\tBYTES\n")
 	row := func(name string, b console.BucketUsage) {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, humanize.Comma(b.Objects), humanize.Comma(b.Versions), humanize.Comma(b.DeleteMarkers),
-			bytesOf(b.Bytes), humanize.Comma(b.Uploads), bytesOf(b.UploadBytes))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", name, humanize.Comma(b.Objects), humanize.Comma(b.Versions), bytesOf(b.Bytes))
 	}
 	for _, b := range u.Buckets {
 		row(b.Bucket, b)
 	}
 	row("total", u.Total)
+	fmt.Fprintf(t, "\ncounted at %s, in %s\n", moment(&u.At), duration(time.Duration(u.Took*float64(time.Second))))
 	return t.Flush()
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/object"
 	"github.com/ostraka/ostraka/placement"
 )
 
@@ -290,6 +291,22 @@ func (t tuner) SetSettings(ctx context.Context, s heal.Settings) error {
 		t.apply(s)
 	}
 	return err
+}
+
+// usager implements console.Usager.
+type usager struct{ store *object.Store }
+
+// Usage implements console.Usager.
+func (u usager) Usage(ctx context.Context, fresh bool) (*console.Usage, error) {
+	n, err := u.store.Usage(ctx, fresh)
+	if err != nil {
+		return nil, err
+	}
+	out := &console.Usage{At: n.At.UTC(), Took: n.Took.Seconds()}
+	for _, b := range n.Buckets {
+		out.Buckets = append(out.Buckets, console.BucketUsage(b))
+	}
+	return out, nil
 }
 
 // closeRetired closes the drives that the control plane says are retired, before any drive serves,

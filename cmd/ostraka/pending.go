@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 
-	"github.com/ostraka/ostraka/console"
 	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/node"
-	"github.com/ostraka/ostraka/object"
 )
 
 // What the packages below do not offer yet is answered as unsupported.
@@ -58,8 +56,3 @@ func setRetired(set *node.Set, f func(num uint16) bool) {
 		s.SetRetired(f)
 	}
 }
-
-// usager counts what buckets hold.
-type usager struct{ store *object.Store }
-
-func (usager) Usage(context.Context) (*console.Usage, error) { return nil, errPending() }

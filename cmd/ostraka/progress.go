@@ -132,6 +132,7 @@ func (f *follower) replacement(ctx context.Context, r console.Replacement) error
 	var drives console.DriveList
 	var last *console.Job
 	err := f.follow(ctx, func(ctx context.Context) (bool, error) {
+		drives = console.DriveList{}
 		if _, err := f.e.send(ctx, request{method: http.MethodGet, path: "drives"}, &drives); err != nil {
 			return false, err
 		}
@@ -232,7 +233,7 @@ func (f *follower) follow(ctx context.Context, look func(ctx context.Context) (d
 				return err
 			}
 			if !f.asJSON {
-				f.line("the server does not answer; waiting for it: "+explain(err), "silent")
+				f.line("waiting for the server: "+explain(err), "silent")
 			}
 		case done:
 			return nil

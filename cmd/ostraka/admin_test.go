@@ -1,0 +1,339 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ostraka/ostraka/console"
+	"github.com/ostraka/ostraka/internal/config"
+)
+
+var rootEnv = []string{"OSTRAKA_ACCESS_KEY=rootaccess", "OSTRAKA_SECRET_KEY=rootsecretkey"}
+
+// store is a whole server in this process, over directories of its own.
+type store struct {
+	t    *testing.T
+	dirs []string
+	url  string
+	stop func()
+}
+
+// newStore makes directories and serves a store of 2+2 from the first four of n.
+func newStore(t *testing.T, n int) *store {
+	t.Helper()
+	root := t.TempDir()
+	s := &store{t: t}
+	for i := range n {
+		dir := filepath.Join(root, "d"+string(rune('1'+i)))
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		s.dirs = append(s.dirs, dir)
+	}
+	s.start(4)
+	t.Cleanup(func() { s.stop() })
+	return s
+}
+
+// start serves from the first n directories.
+func (s *store) start(n int) {
+	s.t.Helper()
+	cfg := &config.Server{Drives: s.dirs[:n], RootAccessKey: "rootaccess", RootSecretKey: "rootsecretkey", Region: "us-east-1", ShutdownTimeout: 20 * time.Second}
+	st, err := open(s.t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	h := httptest.NewServer(st.handler)
+	s.url = h.URL
+	s.stop = sync.OnceFunc(func() {
+		h.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if err := st.close(ctx); err != nil {
+			s.t.Errorf("closing the store: %v", err)
+		}
+	})
+}
+
+// admin runs an admin command against the store.
+func (s *store) admin(args ...string) (code int, stdout, stderr string) {
+	s.t.Helper()
+	return adminAt(s.t, s.url, process{}, args...)
+}
+
+// adminAt runs an admin command against an endpoint, as the process p.
+func adminAt(t *testing.T, url string, p process, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	p.args = append([]string{"admin", "--endpoint", url}, args...)
+	p.environ, p.stdout, p.stderr, p.interrupted, p.lookEvery = rootEnv, &out, &errOut, func() {}, 5*time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	code = run(ctx, p)
+	return code, out.String(), errOut.String()
+}
+
+// must runs a command that has to end well and to print all of has.
+func (s *store) must(has []string, args ...string) string {
+	s.t.Helper()
+	code, out, stderr := s.admin(args...)
+	if code != 0 {
+		s.t.Fatalf("admin %q: code %d, %s%s", args, code, out, stderr)
+	}
+	for _, want := range has {
+		if !strings.Contains(out, want) {
+			s.t.Errorf("admin %q does not print %q:\n%s", args, want, out)
+		}
+	}
+	return out
+}
+
+func TestTheAdminCommandsAgainstAServer(t *testing.T) {
+	s := newStore(t, 4)
+	s.must([]string{"2+2", "4 of 4 online", "2 further drives may be lost"}, "info")
+	s.must([]string{"ready", "online", s.dirs[3]}, "status")
+	s.must([]string{"member", s.dirs[0], "4 of 4 drives"}, "drive", "list")
+	s.must([]string{"health", "outstanding"}, "heal", "status")
+	s.must([]string{"30d00h", s.dirs[2]}, "scrub", "status")
+
+	s.must([]string{"total", "counted at"}, "usage")
+
+	t.Run("settings hold over a restart", func(t *testing.T) {
+		s.must([]string{"50 MiB/s"}, "heal", "limit", "50MiB/s")
+		s.must([]string{"paused         true"}, "heal", "pause")
+		s.must([]string{"14d00h"}, "scrub", "period", "14d")
+		s.must([]string{"paused  true"}, "scrub", "pause")
+		s.stop()
+		s.start(4)
+		s.must([]string{"50 MiB/s", "paused         true"}, "heal", "status")
+		s.must([]string{"14d00h", "paused  true"}, "scrub", "status")
+		s.must([]string{"limit          none"}, "heal", "limit", "off")
+		s.must([]string{"paused         false"}, "heal", "resume")
+		s.must([]string{"30d00h"}, "scrub", "period", "default")
+		s.must([]string{"paused  false"}, "scrub", "resume")
+	})
+
+	t.Run("every command answers JSON", func(t *testing.T) {
+		for _, args := range [][]string{{"info"}, {"status"}, {"drive", "list"}, {"heal", "status"}, {"heal", "start"}, {"heal", "pause"}, {"heal", "resume"},
+			{"heal", "limit", "off"}, {"scrub", "status"}, {"scrub", "start"}, {"scrub", "start", s.dirs[0]}, {"scrub", "pause"}, {"scrub", "resume"},
+			{"scrub", "period", "30d"}, {"drive", "quarantine", "1", "--dry-run"}, {"heal", "status", "--watch"}, {"usage", "--fresh"}} {
+			code, out, stderr := s.admin(append(args, "--json")...)
+			if code != 0 || out == "" {
+				t.Errorf("%q: code %d, %s", args, code, stderr)
+			}
+			for d := json.NewDecoder(strings.NewReader(out)); ; {
+				var v map[string]any
+				if err := d.Decode(&v); err == io.EOF {
+					break
+				} else if err != nil {
+					t.Errorf("%q prints %q: %v", args, out, err)
+					break
+				}
+			}
+		}
+	})
+
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		says string
+	}{
+		{"a new drive where one serves", []string{"drive", "replace", s.dirs[0]}, 1, "in service"},
+		{"a new drive at a strange path", []string{"drive", "replace", "/no/such/path", "--old", "1"}, 1, "not one of the paths"},
+		{"a new drive without need", []string{"drive", "replace", "/no/such/path"}, 2, "all drives are here"},
+		{"a drive that is none", []string{"drive", "quarantine", "77"}, 1, "no drive 77"},
+		{"waiting and not waiting", []string{"drive", "replace", s.dirs[0], "--wait", "--no-wait"}, 2, "exclude"},
+		{"a rate that is none", []string{"heal", "limit", "fast"}, 2, "50MiB"},
+		{"a rate that is too low", []string{"heal", "limit", "10"}, 2, "64 KiB"},
+		{"a period that is none", []string{"scrub", "period", "soon"}, 2, "14d"},
+		{"a period that is too short", []string{"scrub", "period", "1m"}, 2, "1h"},
+		{"an object that is not there", []string{"object", "inspect", "no-bucket/key"}, 1, "bucket"},
+		{"a command that is none", []string{"drive", "destroy"}, 2, "destroy"},
+	} {
+		code, stdout, stderr := s.admin(c.args...)
+		if code != c.code || !strings.Contains(stderr, c.says) || stdout != "" {
+			t.Errorf("%s: code %d, printed %q and %q; want %d and %q", c.name, code, stdout, stderr, c.code, c.says)
+		}
+	}
+}
+
+// scripted answers the admin interface from a script: one list of answers for each path, the last
+// of which stays. It does not look at signatures.
+type scripted struct {
+	mu    sync.Mutex // guards all below
+	next  map[string][]any
+	asked []string
+}
+
+func (s *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	path := strings.TrimPrefix(r.URL.Path, "/-/admin/v1/")
+	body, err := io.ReadAll(r.Body)
+	list := s.next[path]
+	if err != nil || len(list) == 0 {
+		http.Error(w, "not in the script", http.StatusTeapot)
+		return
+	}
+	s.asked = append(s.asked, path+" "+string(body))
+	if len(list) > 1 {
+		s.next[path] = list[1:]
+	}
+	if code, ok := list[0].(int); ok {
+		w.WriteHeader(code)
+		return
+	}
+	if err := json.NewEncoder(w).Encode(list[0]); err != nil {
+		panic(err)
+	}
+}
+
+// replacing is the script of a replacement that takes some looks, with a server that is away for one.
+func replacing() *scripted {
+	r := console.Replacement{ID: 4, Old: 2, New: 7, Path: "/d2", Phase: "membership"}
+	plan := console.ReplaceAnswer{DryRun: true, Old: 2, OldState: "absent", Path: "/d2", Before: console.Redundancy{Members: 4, Here: 3, Readable: true, Writable: true, MayLose: 1},
+		After: console.Redundancy{Members: 4, Here: 3, Readable: true, Writable: true, MayLose: 1}, Warnings: []string{"healing is paused"}}
+	done := plan
+	done.DryRun, done.Replacement = false, &r
+	job := func(state string, n int64) console.HealStatus {
+		left := 90.0
+		return console.HealStatus{State: "working", Jobs: []console.Job{{Kind: "rebuild", Drive: 7, State: state, Phase: "shards", Done: n, Total: 1000, Bytes: n << 20, BytesPerSecond: 5 << 20, Remaining: &left}}}
+	}
+	under := console.DriveList{Replacements: []console.Replacement{r}}
+	stuck := console.DriveList{Replacements: []console.Replacement{r}}
+	stuck.Replacements[0].Problem = "the path is not empty"
+	return &scripted{next: map[string][]any{
+		"drives/replace": {plan, done},
+		"drives":         {stuck, under, http.StatusServiceUnavailable, under, under, console.DriveList{Redundancy: console.Redundancy{Members: 4, Here: 4, Sound: 4, Readable: true, Writable: true, MayLose: 2}}},
+		"heal":           {console.HealStatus{}, job("running", 250), job("running", 500), job("running", 1200), job("done", 1000)},
+	}}
+}
+
+func TestAReplacementIsFollowedToItsEnd(t *testing.T) {
+	script := replacing()
+	h := httptest.NewServer(script)
+	defer h.Close()
+	code, out, stderr := adminAt(t, h.URL, process{}, "drive", "replace", "/d2", "--wait")
+	if code != 0 {
+		t.Fatalf("code %d: %s%s", code, out, stderr)
+	}
+	for _, want := range []string{"retire", "drive 2", "healing is paused", "1 further drive", "does not go on: the path is not empty", "shards, 25.0%, 250 of 1,000 objects, 250 MiB, 5.0 MiB/s, about 1m30s left",
+		"waiting for the server", "rebuilt and verified", "2 further drives may be lost"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("it does not print %q:\n%s", want, out)
+		}
+	}
+	if strings.ContainsAny(out, "\r\x1b") {
+		t.Errorf("lines are written anew where there is no terminal: %q", out)
+	}
+	if first, second := script.asked[0], script.asked[1]; !strings.Contains(first, `"dry_run":true`) || strings.Contains(second, "dry_run") || !strings.Contains(second, `"old":2`) {
+		t.Errorf("asked for %q, then for %q; want the plan, then what it showed", first, second)
+	}
+}
+
+func TestOnATerminalItAsksAndDrawsABar(t *testing.T) {
+	on := func(width int) func() (int, bool) { return func() (int, bool) { return width, true } }
+	h := httptest.NewServer(replacing())
+	defer h.Close()
+	code, out, stderr := adminAt(t, h.URL, process{terminal: on(100), stdin: strings.NewReader("y\n")}, "drive", "replace", "/d2")
+	if code != 0 || !strings.Contains(stderr, "Go on?") || !strings.Contains(out, "\rrebuild of drive 7 [######..................] shards") || !strings.Contains(out, "99.9%") {
+		t.Errorf("code %d, printed %q and %q", code, out, stderr)
+	}
+	for line := range strings.SplitSeq(out[strings.Index(out, "\r"):strings.LastIndex(out, "\r")], "\r") {
+		if n := len(strings.TrimSuffix(line, "\x1b[K")); n > 99 {
+			t.Errorf("a line of %d columns: %q", n, line)
+		}
+	}
+	script := replacing()
+	h2 := httptest.NewServer(script)
+	defer h2.Close()
+	code, _, stderr = adminAt(t, h2.URL, process{terminal: on(100), stdin: strings.NewReader("\n")}, "drive", "replace", "/d2")
+	if code != 4 || !strings.Contains(stderr, "nothing was changed") || len(script.asked) != 1 {
+		t.Errorf("with no for an answer: code %d, %q, asked %q", code, stderr, script.asked)
+	}
+}
+
+func TestWithoutForceARefusalEndsWithThree(t *testing.T) {
+	bad := console.Redundancy{Members: 4, Here: 1, ReadsNeed: 2}
+	script := &scripted{next: map[string][]any{
+		"drives/replace":    {console.ReplaceAnswer{DryRun: true, Old: 2, Refused: "afterwards data is away", After: bad}},
+		"drives/quarantine": {console.DriveAnswer{DryRun: true, Drive: 2, Refused: "afterwards data is away", After: bad}},
+	}}
+	h := httptest.NewServer(script)
+	defer h.Close()
+	for _, args := range [][]string{{"drive", "replace", "/d2"}, {"drive", "quarantine", "2"}} {
+		code, _, stderr := adminAt(t, h.URL, process{}, args...)
+		if code != 3 || !strings.Contains(stderr, "--force") {
+			t.Errorf("%q: code %d, %q", args, code, stderr)
+		}
+	}
+	if len(script.asked) != 2 {
+		t.Errorf("asked %q, want only the plans", script.asked)
+	}
+}
+
+func TestFollowingStopsWithFourAndSaysThatTheWorkGoesOn(t *testing.T) {
+	script := &scripted{next: map[string][]any{"heal": {console.HealStatus{Jobs: []console.Job{{Kind: "check", State: "running", Total: 10, Done: 1}}}}}}
+	h := httptest.NewServer(script)
+	defer h.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	var out, errOut bytes.Buffer
+	first := writerFunc(func(b []byte) (int, error) { stop(); return out.Write(b) }) // as soon as something is shown
+	code := run(ctx, process{args: []string{"admin", "--endpoint", h.URL, "heal", "status", "--watch"}, environ: rootEnv, stdout: first, stderr: &errOut, lookEvery: time.Millisecond})
+	if code != 4 || !strings.Contains(errOut.String(), "goes on in the server") || !strings.Contains(out.String(), "check: running, 10.0%") {
+		t.Errorf("code %d, %q, %q", code, out.String(), errOut.String())
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+func TestWatchingEndsWithOneIfSomethingIsLeft(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		last console.HealStatus
+		code int
+	}{
+		{"all is done", console.HealStatus{State: "healthy"}, 0},
+		{"nothing is known to be wrong", console.HealStatus{State: "unknown"}, 0},
+		{"a drive is away", console.HealStatus{State: "degraded", Why: []string{"drive 2 is away"}, Backlog: 3, Blocked: 3}, 1},
+	} {
+		h := httptest.NewServer(&scripted{next: map[string][]any{"heal": {console.HealStatus{State: "working", Backlog: 9, Active: 1}, c.last}}})
+		code, out, stderr := adminAt(t, h.URL, process{}, "heal", "status", "--watch")
+		h.Close()
+		if code != c.code || !strings.Contains(out, "repairs: 9 outstanding") {
+			t.Errorf("%s: code %d, want %d: %s%s", c.name, code, c.code, out, stderr)
+		}
+	}
+}
+
+func TestProgressLinesFitAndNeverSayAllBeforeTheEnd(t *testing.T) {
+	for done := int64(-5); done <= 120; done++ {
+		for _, total := range []int64{0, 1, 50, 100} {
+			j := console.Job{Kind: "check", State: "running", Done: done, Total: total}
+			line := progressLine(&j, 60)
+			if len(line) > 60 || strings.Contains(line, "100.0%") || !strings.Contains(line, "]") {
+				t.Errorf("%d of %d: %q", done, total, line)
+			}
+		}
+	}
+	for d, want := range map[time.Duration]string{-1: "0s", 1500 * time.Millisecond: "1.5s", 59 * time.Second: "59s", 90 * time.Second: "1m30s",
+		3*time.Hour + 7*time.Minute: "3h07m", 50 * time.Hour: "2d02h"} {
+		if got := duration(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+}
