@@ -112,6 +112,8 @@ type Drive struct {
 	cancel context.CancelFunc
 	owned  sync.WaitGroup // goroutines of the drive but for blocking operations
 
+	amending sync.Mutex // orders the changes of the identity; not held together with mu for I/O
+
 	// shardLocks order what happens to one shard: creation, sealing, removal, sweep.
 	shardLocks [64]sync.Mutex
 
@@ -189,6 +191,9 @@ func expect(path string, id *Identity, o *Options) error {
 	case id.Retired != "":
 		return &StatusError{Path: path, Status: Retired, Identity: id,
 			Detail: fmt.Sprintf("was retired as drive %d: %s; replace it, or empty it and add it as a new drive", id.Num, id.Retired)}
+	case id.Hold != nil:
+		return &StatusError{Path: path, Status: Held, Identity: id,
+			Detail: fmt.Sprintf("(drive %d) was quarantined by an operator: %s; release it to use it again", id.Num, id.Hold.Why)}
 	}
 	return nil
 }
@@ -216,19 +221,48 @@ func (d *Drive) open(ctx context.Context, warning string) error {
 	if err := st.open(ctx, meta, &d.o, d.identity.Forming); err != nil {
 		return d.storeFailed(err)
 	}
-	err := st.bind(&d.identity)
-	if err == nil {
-		d.acceptor, err = metadata.NewAcceptor(metadata.AcceptorConfig{KV: st, Shards: shardSeals{d}, Epoch: d.o.Epoch, Now: d.o.Now})
-	}
-	if err != nil {
+	if err := d.start(ctx); err != nil {
 		err = d.storeFailed(err)
-		ctx, cancel := context.WithTimeout(d.ctx, closeTimeout)
+		wait := closeTimeout
+		if d.fault.Load() != nil {
+			wait = faultyTimeout
+		}
+		ctx, cancel := context.WithTimeout(d.ctx, wait)
 		defer cancel()
 		return errors.Join(err, st.close(ctx))
 	}
 	d.spawn(d.sweepUnsealed)
 	d.spawn(d.sweepGarbage)
 	return nil
+}
+
+// start binds the record store to the identity and makes the acceptor. When the drive fails meanwhile, what waits
+// inside the record store is left behind: it may wait for ever.
+func (d *Drive) start(ctx context.Context) error {
+	type result struct {
+		a   *metadata.Acceptor
+		err error
+	}
+	id := d.identity
+	done := make(chan result, 1)
+	go func() {
+		err := d.store.bind(&id)
+		var a *metadata.Acceptor
+		if err == nil {
+			a, err = metadata.NewAcceptor(metadata.AcceptorConfig{KV: d.store, Shards: shardSeals{d}, Epoch: d.o.Epoch, Now: d.o.Now})
+		}
+		done <- result{a, err}
+	}()
+	select {
+	case r := <-done:
+		d.acceptor = r.a
+		return r.err
+	case <-d.faulted:
+		return d.faultError()
+	case <-ctx.Done():
+		d.Quarantine("it did not open in time", ctx.Err())
+		return errs.Wrap("disk.Open", ctx.Err())
+	}
 }
 
 // spawn runs f on a goroutine that Close waits for; f ends with d.ctx. After Close it does nothing
@@ -304,22 +338,56 @@ const privateDir = 0o700
 // MarkFormed ends the forming of the drive: from now on its record store must be there.
 func (d *Drive) MarkFormed(ctx context.Context) error {
 	return run(ctx, d, "disk.MarkFormed", func(context.Context) error {
-		d.mu.Lock()
-		id := d.identity
-		d.mu.Unlock()
-		if !id.Forming {
-			return nil
-		}
-		id.Forming = false
-		id.Revision++
-		if err := writeIdentity(d.fs, d.path, &id); err != nil {
+		err := d.amend(func(id *Identity) bool {
+			formed := id.Forming
+			id.Forming = false
+			return formed
+		})
+		if err != nil {
 			return d.failed("write identity", identityFile, err)
 		}
-		d.mu.Lock()
-		d.identity = id
-		d.mu.Unlock()
 		return nil
 	})
+}
+
+// SetHold writes an operator's quarantine into the identity. The drive goes on until it is closed,
+// and does not open again before the hold has ended: see the function SetHold.
+func (d *Drive) SetHold(ctx context.Context, hold Hold) error {
+	return run(ctx, d, "disk.SetHold", func(context.Context) error {
+		if err := d.amend(func(id *Identity) bool { id.Hold = &hold; return true }); err != nil {
+			return d.failed("write identity", identityFile, err)
+		}
+		return nil
+	})
+}
+
+// SetRetired writes into the identity why the drive never serves again, such as that it was replaced. It goes on
+// until it is closed.
+func (d *Drive) SetRetired(ctx context.Context, why string) error {
+	return run(ctx, d, "disk.SetRetired", func(context.Context) error {
+		if err := d.amend(func(id *Identity) bool { id.Retired = why; return true }); err != nil {
+			return d.failed("write identity", identityFile, err)
+		}
+		return nil
+	})
+}
+
+// amend changes the identity, on the drive first, unless change returns false.
+func (d *Drive) amend(change func(*Identity) bool) error {
+	d.amending.Lock()
+	defer d.amending.Unlock()
+	id := d.Identity()
+	if !change(&id) {
+		return nil
+	}
+	id.Revision++
+	if err := writeIdentity(d.fs, d.path, &id); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.identity = id
+	d.mu.Unlock()
+	return nil
 }
 
 // Identity returns what the drive is.
@@ -409,18 +477,9 @@ func (d *Drive) retire(where string, err error) {
 		return
 	}
 	d.spawn(func() {
-		d.mu.Lock()
-		id := d.identity
-		d.mu.Unlock()
-		id.Retired = reason
-		id.Revision++
-		if err := writeIdentity(d.fs, d.path, &id); err != nil {
+		if err := d.amend(func(id *Identity) bool { id.Retired = reason; return true }); err != nil {
 			d.log.Error("the drive could not be marked as retired", "cause", err)
-			return
 		}
-		d.mu.Lock()
-		d.identity = id
-		d.mu.Unlock()
 	})
 }
 
@@ -458,13 +517,42 @@ func (d *Drive) failed(op, path string, err error) error {
 // closeTimeout bounds how long Close waits for a drive that hangs, unless ctx ends before.
 const closeTimeout = 10 * time.Second
 
+// faultyTimeout bounds how long the record store of a drive that failed while it opened is waited for.
+const faultyTimeout = time.Second
+
 // Close closes the drive and releases its lock. It waits for operations under way, but not beyond
-// ctx, or ten seconds: what hangs is left behind, fenced off, and reported as an error.
+// ctx, or ten seconds: what hangs is left behind, fenced off, and reported as an error, unless the drive is
+// faulty.
 func (d *Drive) Close(ctx context.Context) error {
+	left, err := d.close(ctx)
+	if d.fault.Load() == nil {
+		return errors.Join(left, err)
+	}
+	if left != nil {
+		d.log.Warn("a faulty drive did not close cleanly", "cause", left)
+	}
+	return err
+}
+
+// Retire takes the drive out of service for reason and closes it. Once it returns nil, nothing that was
+// begun on the drive is under way any more. errs.Timeout says that something still hangs in it: that
+// can change no record and is answered to nobody, since the drive was fenced off before.
+func (d *Drive) Retire(ctx context.Context, reason string) error {
+	d.Quarantine(reason, nil)
+	left, err := d.close(ctx)
+	if errs.Is(left, errs.Timeout) || errs.Is(left, errs.Canceled) {
+		return &errs.Error{Op: "disk.Retire", Kind: errs.Timeout, Msg: fmt.Sprintf("%d operations still hang in the drive; it is fenced off", d.gate.inFlight()), Err: left}
+	}
+	return err // how the record store took its end is of no interest: its drive is not used again
+}
+
+// close returns why something was left behind, or how the record store failed to close, and apart from it
+// whether the lock was released.
+func (d *Drive) close(ctx context.Context) (left, err error) {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
-		return nil
+		return nil, nil
 	}
 	d.closed = true
 	open := d.writers
@@ -477,20 +565,14 @@ func (d *Drive) Close(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
-	err := d.gate.close(ctx)
-	err = errors.Join(err, d.store.close(ctx))
+	left = d.gate.close(ctx)
+	left = errors.Join(left, d.store.close(ctx))
 	done := make(chan struct{})
 	go func() { d.owned.Wait(); close(done) }()
 	select {
 	case <-done:
 	case <-ctx.Done():
-		err = errors.Join(err, errs.As("disk.Close", errs.Timeout, ctx.Err()))
+		left = errors.Join(left, errs.As("disk.Close", errs.Timeout, ctx.Err()))
 	}
-	if d.fault.Load() != nil {
-		if err != nil {
-			d.log.Warn("a faulty drive did not close cleanly", "cause", err)
-		}
-		err = nil
-	}
-	return errors.Join(err, d.lock.Close())
+	return left, d.lock.Close()
 }

@@ -39,8 +39,18 @@ func (f *fault) MaybeError(op errorfs.Op) error {
 	return err
 }
 
-// wrapFaults lets f fail operations on fs. errorfs does not know locks from creations.
-func wrapFaults(fs vfs.FS, f *fault) vfs.FS { return errorfs.Wrap(fs, f) }
+// wrapFaults lets f fail operations on fs. errorfs does not know locks from creations, and does not see what
+// happens to a log that is used again: logs are made anew, as a file system may.
+func wrapFaults(fs vfs.FS, f *fault) vfs.FS { return newLogs{errorfs.Wrap(fs, f)} }
+
+type newLogs struct{ vfs.FS }
+
+func (n newLogs) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if err := n.Remove(oldname); err != nil {
+		return nil, err
+	}
+	return n.Create(newname, c)
+}
 
 // failAt fails the i-th change once.
 func failAt(i int, err error) *fault {

@@ -98,8 +98,9 @@ func (g *gate) close(ctx context.Context) error {
 	}
 }
 
-// call runs f on behalf of the drive d. When ctx ends first, its error is returned and f is left
-// to end by itself, its result dropped: f must not touch memory that its caller may use again.
+// call runs f on behalf of the drive d. When ctx ends first, or the drive fails, that is returned and f is left
+// to end by itself, its result dropped: f must not touch memory that its caller may use again. Nothing
+// is answered once the drive is out of service, even if it was done.
 func call[T any](ctx context.Context, d *Drive, op string, f func(context.Context) (T, error)) (T, error) {
 	return callOr(ctx, d, op, f, nil)
 }
@@ -116,9 +117,17 @@ func callOr[T any](ctx context.Context, d *Drive, op string, f func(context.Cont
 	if err := d.gate.enter(ctx, op, d.faulted); err != nil {
 		return zero, err
 	}
-	if ctx.Done() == nil {
-		defer d.gate.leave()
-		return f(ctx)
+	answer := func(v T, err error) (T, error) {
+		if err != nil {
+			return v, err
+		}
+		if err = d.faultError(); err != nil {
+			if drop != nil {
+				drop(v)
+			}
+			return zero, err
+		}
+		return v, nil
 	}
 	type result struct {
 		v   T
@@ -137,13 +146,20 @@ func callOr[T any](ctx context.Context, d *Drive, op string, f func(context.Cont
 	}()
 	select {
 	case r := <-done:
-		return r.v, r.err
+		return answer(r.v, r.err)
 	case <-ctx.Done():
 		if settled.CompareAndSwap(false, true) {
 			return zero, errs.Wrap(op, ctx.Err())
 		}
 		r := <-done
-		return r.v, r.err
+		return answer(r.v, r.err)
+	case <-d.faulted:
+		// What waits inside the record store of a drive that has failed may wait for ever.
+		if settled.CompareAndSwap(false, true) {
+			return zero, d.faultError()
+		}
+		r := <-done
+		return answer(r.v, r.err)
 	}
 }
 

@@ -99,8 +99,17 @@ type Identity struct {
 	Founders []Founder `json:"founders"`
 	Created  time.Time `json:"created"`
 	// Retired says why the drive may never serve again under this id; empty while it may.
-	Retired  string `json:"retired,omitempty"`
+	Retired string `json:"retired,omitempty"`
+	// Hold keeps the drive out of service until an operator releases it; nil while it serves.
+	Hold     *Hold  `json:"hold,omitempty"`
 	Revision uint64 `json:"revision"`
+}
+
+// Hold is an operator's quarantine of a drive. It is part of the identity, so that it survives restarts
+// and goes with the drive.
+type Hold struct {
+	Why string    `json:"why"`
+	At  time.Time `json:"at"`
 }
 
 var errChecksum = errors.New("checksum does not match")
@@ -177,11 +186,14 @@ const (
 	InUse                        // another process, or this one, has the drive open
 	Retired                      // the drive lost or corrupted records and may not return under its id
 	Corrupt                      // the record store is damaged or gone
+	Held                         // an operator has quarantined the drive
+	Replaced                     // the cluster has given the drive's place to another for good
 )
 
 var statusNames = map[Status]string{Missing: "missing", Empty: "empty", Identified: "identified", Occupied: "occupied",
 	Damaged: "identity damaged", TooNew: "newer format", Unreadable: "unreadable", Foreign: "foreign cluster",
-	WrongDrive: "other drive", InUse: "in use", Retired: "retired", Corrupt: "record store corrupt"}
+	WrongDrive: "other drive", InUse: "in use", Retired: "retired", Corrupt: "record store corrupt",
+	Held: "quarantined", Replaced: "replaced"}
 
 // String names the status for people.
 func (s Status) String() string { return statusNames[s] }
@@ -358,6 +370,37 @@ func Format(fsys vfs.FS, path string, id Identity) error {
 	err = writeIdentity(fsys, path, &id)
 	if err := errors.Join(err, lock.Close()); err != nil {
 		return &StatusError{Path: path, Status: Unreadable, Detail: "cannot be formatted", Err: err}
+	}
+	return nil
+}
+
+// SetHold writes hold, or with nil its end, into the identity of the drive at path, which no process
+// has open and which must be drive. Errors are *StatusError.
+func SetHold(fsys vfs.FS, path string, drive ID, hold *Hold) error {
+	lock, err := lockDrive(fsys, path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(setHold(fsys, path, drive, hold), lock.Close())
+}
+
+func setHold(fsys vfs.FS, path string, drive ID, hold *Hold) error {
+	in := Inspect(fsys, path)
+	switch {
+	case in.Status == Empty:
+		return &StatusError{Path: path, Status: Empty, Detail: "is empty, where a drive with an identity is expected: is its disk mounted?"}
+	case in.Err != nil:
+		return in.Err
+	case in.Identity.Drive != drive:
+		return &StatusError{Path: path, Status: WrongDrive, Identity: in.Identity, Detail: fmt.Sprintf("is not drive %s", drive)}
+	case hold == nil && in.Identity.Hold == nil:
+		return nil
+	}
+	id := *in.Identity
+	id.Hold = hold
+	id.Revision++
+	if err := writeIdentity(fsys, path, &id); err != nil {
+		return &StatusError{Path: path, Status: Unreadable, Identity: in.Identity, Detail: "cannot be written", Err: err}
 	}
 	return nil
 }

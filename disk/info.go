@@ -127,3 +127,14 @@ func (c controlKV) Apply(b *metadata.Batch, sync bool) error {
 	}
 	return c.d.store.Apply(b, sync)
 }
+
+// Full reports whether the drive refused new shards when it last looked at its free space. It does no I/O.
+func (d *Drive) Full() bool {
+	u := &d.usage
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.valid && u.known && u.avail < d.reserve(u.total)
+}
+
+// InFlight returns how many blocking operations are under way. On a closed drive these are the ones that hang.
+func (d *Drive) InFlight() int { return d.gate.inFlight() }

@@ -119,6 +119,40 @@ func (c codec) Drop(ctx context.Context, m *metadata.DropRequest) error {
 	return send(ctx, m, c.d.Drop)
 }
 
+func (c codec) Digests(ctx context.Context) ([]metadata.Digest, error) {
+	list, err := c.d.Digests(ctx)
+	return slices.Clone(list), passError(err)
+}
+
+func (c codec) Rows(ctx context.Context, m *metadata.RowsRequest) (*metadata.RowsReply, error) {
+	return exchange(ctx, m, c.d.Rows)
+}
+
+func (c codec) Lookup(ctx context.Context, m *metadata.LookupRequest) (*metadata.RowsReply, error) {
+	return exchange(ctx, m, c.d.Lookup)
+}
+
+func (c codec) Copy(ctx context.Context, m *metadata.VersionsRequest) (*metadata.VersionsReply, error) {
+	return exchange(ctx, m, c.d.Copy)
+}
+
+func (c codec) Wedge(ctx context.Context, m *metadata.WedgeRequest) (*metadata.WedgeReply, error) {
+	return exchange(ctx, m, c.d.Wedge)
+}
+
+func (c codec) Transfer(ctx context.Context, m *metadata.TransferRequest) (*metadata.TransferReply, error) {
+	return exchange(ctx, m, c.d.Transfer)
+}
+
+func (c codec) InstallEpoch(ctx context.Context, m *metadata.InstallEpochRequest) error {
+	return send(ctx, m, c.d.InstallEpoch)
+}
+
+func (c codec) Installed(ctx context.Context, partitions []uint32) ([]uint64, error) {
+	list, err := c.d.Installed(ctx, slices.Clone(partitions))
+	return slices.Clone(list), passError(err)
+}
+
 func (c codec) CreateShard(ctx context.Context, s disk.ShardSpec) (disk.ShardWriter, error) {
 	s.Owner.Key = bytes.Clone(s.Owner.Key)
 	w, err := c.d.CreateShard(ctx, s)

@@ -16,6 +16,7 @@ import (
 type Drive interface {
 	metadata.Replica
 	metadata.Dropper
+	metadata.Membership
 	Shards
 	Batches
 	Maintenance

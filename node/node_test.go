@@ -128,7 +128,7 @@ func TestFormingIsCompletedAfterACrashAnywhere(t *testing.T) {
 		paths := memPaths(t, fs, 3)
 		var n atomic.Int64
 		var hit atomic.Bool
-		faulty := errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		faulty := wrapFaults(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
 			switch op.Kind {
 			case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpRename:
 				if n.Add(1) > int64(i) {
@@ -220,6 +220,19 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// wrapFaults lets inj fail operations on fs. errorfs does not see what happens to a log that is used again,
+// so logs are made anew, as a file system may.
+func wrapFaults(fs vfs.FS, inj errorfs.Injector) vfs.FS { return newLogs{errorfs.Wrap(fs, inj)} }
+
+type newLogs struct{ vfs.FS }
+
+func (n newLogs) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if err := n.Remove(oldname); err != nil {
+		return nil, err
+	}
+	return n.Create(newname, c)
+}
+
 // events records what a set reports.
 type events struct {
 	mu   sync.Mutex // guards list
@@ -303,7 +316,7 @@ func TestAQuarantinedDriveStaysOutUntilAnOperatorAsks(t *testing.T) {
 	fs := vfs.NewMem()
 	paths := memPaths(t, fs, 2)
 	var on atomic.Bool
-	faulty := errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+	faulty := wrapFaults(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if on.Load() && strings.HasPrefix(op.Path, "d2/") && (op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData) {
 			return syscall.EIO
 		}

@@ -36,8 +36,9 @@ type Options struct {
 	Now func() time.Time
 	// NoForm refuses to form a new cluster over empty directories.
 	NoForm bool
-	// OnLost is called when an open drive is closed because it is faulty or gone, OnReturn when a
-	// drive that was not open is. Both run on the drive's watcher, one at a time per drive.
+	// OnLost is called when an open drive is closed because it is faulty, gone or taken out of service, OnReturn when
+	// a drive that was not open is. Both run on the drive's watcher or in the call that brought it about, one at a
+	// time per drive.
 	OnLost   func(num uint16, err error)
 	OnReturn func(num uint16)
 }
@@ -50,6 +51,7 @@ type Set struct {
 	cluster  disk.ID
 	founders []disk.Founder
 	epoch    atomic.Pointer[func(drive uint16, partition uint32) (uint64, bool)]
+	replaced atomic.Pointer[func(drive uint16) bool]
 
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
@@ -60,6 +62,7 @@ type Set struct {
 	// mu guards the fields below.
 	mu     sync.Mutex
 	byNum  map[uint16]*slot
+	gone   map[uint16]bool // retired by Retire: never opened again
 	formed bool
 }
 
@@ -68,29 +71,21 @@ type slot struct {
 	path string
 	wake chan struct{} // capacity 1: look now
 
-	// check orders the looks at the path; it is held during I/O.
-	check sync.Mutex
+	// check orders the looks at the path: who has put something in may look. It is held during I/O.
+	check chan struct{}
 
 	// mu guards the fields below.
 	mu     sync.Mutex
 	drive  *disk.Drive // open; nil when not
-	known  bool        // num and id are those of the drive that was open here
-	num    uint16
+	known  bool        // the drive id was open here, and no other is expected
+	num    uint16      // of the drive that is, was or was seen here; 0: none was
 	id     disk.ID
-	err    error // why the drive is not open
-	sticky bool  // do not open again before it went away or an operator asks
-	full   bool  // do not open again before there is space
-}
-
-// PathStatus is what the Set knows of one path.
-type PathStatus struct {
-	Path string
-	Num  uint16
-	// Known says that Num is known: a drive is or was open here.
-	Known bool
-	Open  bool
-	// Err says why the drive is not open. Its disk.StatusOf tells the sort of problem.
-	Err error
+	err    error       // why the drive is not open
+	since  time.Time   // when it was lost; zero if it was not
+	sticky bool        // do not open again before it went away or an operator asks
+	full   bool        // do not open again before there is space
+	hold   *disk.Hold  // quarantined by an operator
+	last   *disk.Drive // closed, or being closed: something may still hang in it
 }
 
 // errNothing: none of the paths holds a usable drive.
@@ -116,10 +111,10 @@ func OpenSet(ctx context.Context, paths []string, o Options) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{o: o, fs: o.FS, log: o.Logger, cluster: o.Cluster, byNum: make(map[uint16]*slot)}
+	s := &Set{o: o, fs: o.FS, log: o.Logger, cluster: o.Cluster, byNum: make(map[uint16]*slot), gone: make(map[uint16]bool)}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	for _, p := range paths {
-		s.slots = append(s.slots, &slot{path: p, wake: make(chan struct{}, 1)})
+		s.slots = append(s.slots, &slot{path: p, wake: make(chan struct{}, 1), check: make(chan struct{}, 1)})
 	}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx)))
@@ -175,9 +170,9 @@ func (s *Set) open(ctx context.Context) error {
 	}
 	any := false
 	for _, sl := range s.slots {
-		sl.check.Lock()
+		sl.check <- struct{}{}
 		err := s.openSlot(ctx, sl)
-		sl.check.Unlock()
+		<-sl.check
 		if err != nil {
 			s.log.Error("drive is not used", "path", sl.path, "cause", err)
 			continue
@@ -237,7 +232,8 @@ func plan(found []disk.Inspection, want disk.ID, noForm bool) (*forming, error) 
 		if first == nil {
 			first = in
 		}
-		if !id.Forming {
+		founder := slices.ContainsFunc(id.Founders, func(f disk.Founder) bool { return f.Drive == id.Drive })
+		if !id.Forming || !founder { // who is forming and no founder joins a cluster that is formed
 			p.formed = true
 		}
 		if len(id.Founders) > len(p.founders) {
@@ -331,17 +327,24 @@ func (s *Set) openSlot(ctx context.Context, sl *slot) error {
 		return err
 	}
 	sl.drive, sl.known, sl.num, sl.id = d, true, d.Num(), d.Identity().Drive
-	sl.sticky, sl.full = false, false
+	sl.sticky, sl.full, sl.since = false, false, time.Time{}
 	return nil
 }
 
 func (s *Set) openDrive(ctx context.Context, sl *slot) (*disk.Drive, error) {
 	in := disk.Inspect(s.fs, sl.path)
-	if in.Status == disk.Identified {
+	if in.Status == disk.Identified && in.Identity.Cluster == s.cluster {
+		num := in.Identity.Num
+		if s.isReplaced(num) {
+			sl.see(in.Identity)
+			return nil, &disk.StatusError{Path: sl.path, Status: disk.Replaced, Identity: in.Identity,
+				Detail: fmt.Sprintf("is drive %d, which was replaced and never serves again: empty it to use it as a new drive", num)}
+		}
 		// The number is reserved before the drive is touched, so that two slots never serve one drive.
 		if err := s.claim(sl, in.Identity); err != nil {
 			return nil, err
 		}
+		sl.see(in.Identity)
 	}
 	o := s.o.Disk
 	o.Cluster, o.Logger, o.Now = s.cluster, s.log, s.o.Now
@@ -360,6 +363,15 @@ func (s *Set) openDrive(ctx context.Context, sl *slot) (*disk.Drive, error) {
 		}
 	}
 	return disk.Open(ctx, s.fs, sl.path, o)
+}
+
+// see remembers which drive was found at the path, for people, unless another one is expected there.
+func (sl *slot) see(id *disk.Identity) {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if !sl.known {
+		sl.num, sl.id = id.Num, id.Drive
+	}
 }
 
 // claim makes sl the slot of the drive id.
@@ -441,7 +453,7 @@ func (s *Set) Local(num uint16) (*disk.Drive, bool) {
 		return nil, false
 	}
 	d := sl.get()
-	if d == nil || d.Fault() != nil {
+	if d == nil || d.Fault() != nil || d.Num() != num {
 		return nil, false
 	}
 	return d, true
@@ -461,23 +473,6 @@ func (s *Set) Shards(num uint16) (Drive, bool) {
 		return d, true
 	}
 	return nil, false // and no interface that holds a nil *disk.Drive
-}
-
-// Status returns what is known of each path, in the order in which they were given.
-func (s *Set) Status() []PathStatus {
-	out := make([]PathStatus, len(s.slots))
-	for i, sl := range s.slots {
-		sl.mu.Lock()
-		out[i] = PathStatus{Path: sl.path, Num: sl.num, Known: sl.known, Open: sl.drive != nil, Err: sl.err}
-		d := sl.drive
-		sl.mu.Unlock()
-		if d != nil {
-			if f := d.Fault(); f != nil {
-				out[i].Open, out[i].Err = false, errs.E("node.Status", errs.Drive, f.Reason)
-			}
-		}
-	}
-	return out
 }
 
 // Close stops the watchers and closes all drives. It waits for operations under way, but not
@@ -537,14 +532,35 @@ func (s *Set) Check() {
 	wg.Wait()
 }
 
+// enter waits for the right to look at the path, but not beyond ctx: a path that hangs keeps it.
+func (sl *slot) enter(ctx context.Context, op string) error {
+	select {
+	case sl.check <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return &errs.Error{Op: op, Kind: errs.Timeout, Msg: "the drive's directory does not answer", Err: ctx.Err()}
+	}
+}
+
+func (sl *slot) leave() { <-sl.check }
+
 // look compares one path with what is open there, and acts.
 func (s *Set) look(sl *slot) {
-	sl.check.Lock()
-	defer sl.check.Unlock()
+	sl.check <- struct{}{}
+	defer func() { <-sl.check }()
+	s.lookLocked(sl)
+}
+
+// lookLocked is look for who has sl.check.
+func (s *Set) lookLocked(sl *slot) {
 	if s.ctx.Err() != nil {
 		return
 	}
 	if d := sl.get(); d != nil {
+		if s.isReplaced(d.Num()) {
+			_, _ = s.retire(s.ctx, sl, d) // what hangs is logged
+			return
+		}
 		err := d.Present()
 		f := d.Fault()
 		if err == nil && f == nil {
@@ -588,8 +604,10 @@ func (s *Set) lose(sl *slot, d *disk.Drive, f *disk.Fault, gone error) {
 	} else {
 		d.Quarantine(gone.Error(), gone)
 	}
+	if !sl.take(d, err, s.o.Now()) {
+		return // by Retire or Quarantine
+	}
 	sl.mu.Lock()
-	sl.drive, sl.err = nil, err
 	sl.full = gone == nil && f != nil && errors.Is(f.Err, syscall.ENOSPC)
 	sl.sticky = gone == nil && f != nil && !sl.full && !vfsx.IsNotExist(f.Err)
 	sl.mu.Unlock()
@@ -602,12 +620,26 @@ func (s *Set) lose(sl *slot, d *disk.Drive, f *disk.Fault, gone error) {
 	}
 }
 
+// take takes the drive d out of the slot; err says why. It reports false when it is not there any more:
+// whoever took it closes it.
+func (sl *slot) take(d *disk.Drive, err error, now time.Time) bool {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if sl.drive != d {
+		return false
+	}
+	sl.drive, sl.err, sl.since, sl.last = nil, err, now, d
+	return true
+}
+
 // mayReturn reports whether the drive of a slot that is not open may be opened again.
 func (s *Set) mayReturn(sl *slot) bool {
 	sl.mu.Lock()
-	sticky, full := sl.sticky, sl.full
+	sticky, full, hold := sl.sticky, sl.full, sl.hold
 	sl.mu.Unlock()
 	switch {
+	case hold != nil:
+		return false
 	case sticky:
 		// A drive that went away and comes back has been seen to by somebody.
 		if st := disk.Inspect(s.fs, sl.path).Status; st == disk.Missing || st == disk.Empty {
@@ -624,7 +656,7 @@ func (s *Set) mayReturn(sl *slot) bool {
 }
 
 // Reopen opens a drive that is out of service, such as one that was quarantined, on behalf of an
-// operator. The path is one of those given to OpenSet.
+// operator. The path is one of those given to OpenSet. What an operator has quarantined wants Release.
 func (s *Set) Reopen(ctx context.Context, path string) error {
 	const op = "node.Reopen"
 	i := slices.IndexFunc(s.slots, func(sl *slot) bool { return sl.path == path })
@@ -632,13 +664,22 @@ func (s *Set) Reopen(ctx context.Context, path string) error {
 		return errs.E(op, errs.NotFound, "no such drive")
 	}
 	sl := s.slots[i]
-	s.look(sl)
+	if err := sl.enter(ctx, op); err != nil {
+		return err
+	}
+	defer sl.leave()
+	return s.reopen(ctx, op, sl)
+}
+
+// reopen is Reopen for who has sl.check.
+func (s *Set) reopen(ctx context.Context, op string, sl *slot) error {
+	s.lookLocked(sl)
 	sl.mu.Lock()
 	sl.sticky, sl.full = false, false
 	open := sl.drive != nil
 	sl.mu.Unlock()
 	if !open {
-		s.look(sl)
+		s.lookLocked(sl)
 	}
 	sl.mu.Lock()
 	defer sl.mu.Unlock()

@@ -14,8 +14,8 @@ const markerPrefix = "marker."
 
 // Guard wraps a file system for a store whose writes must not be trusted after one of them
 // failed. It reports every failed change and every failed read, and once tripped it refuses every
-// change with the error that tripped it; reads go on. Only the sync of a directory fails in silence,
-// by tripping the guard: who relies on it asks Tripped before believing anything. Locks are not taken through it: whoever
+// change with the error that tripped it; reads go on. Only the sync of a directory and every change of a
+// log fail in silence, by tripping the guard: who relies on them asks Tripped before believing anything. Locks are not taken through it: whoever
 // makes the guard holds the lock of the directory, and can release it although a store that can
 // no longer be closed still uses the guard.
 type Guard struct {
@@ -79,6 +79,9 @@ func (g *Guard) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	}
 	var f vfs.File
 	err := g.change("create", name, false, func() (err error) { f, err = g.fs.Create(name, c); return err })
+	if isLog(name) {
+		return g.wrapLog(f, name, err), nil
+	}
 	return g.wrap(f, name, err)
 }
 
@@ -128,6 +131,9 @@ func (g *Guard) Rename(oldname, newname string) error {
 func (g *Guard) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	var f vfs.File
 	err := g.change("reuse", newname, true, func() (err error) { f, err = g.fs.ReuseForWrite(oldname, newname, c); return err })
+	if isLog(newname) {
+		return g.wrapLog(f, newname, err), nil
+	}
 	return g.wrap(f, newname, err)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/placement"
 )
 
 // Run runs the suite. open returns a fresh, empty drive that serves every partition in epoch 1; each
@@ -39,6 +40,7 @@ func Run(t *testing.T, open func(t *testing.T) node.Drive) {
 		{"a scrub reads every shard once", scrub},
 		{"the values of jobs are kept", jobs},
 		{"a scan finds keys in order", scan},
+		{"rows and digests tell what a drive holds", rows},
 		{"a fence refuses older bucket epochs", fence},
 		{"an ended context ends the call", ended},
 	} {
@@ -435,6 +437,44 @@ func scan(t *testing.T, d node.Drive) {
 	}
 	if got != "a b/ c " || r.Truncated {
 		t.Fatalf("got %q, truncated %v", got, r.Truncated)
+	}
+}
+
+func rows(t *testing.T, d node.Drive) {
+	digests := func() (set int) {
+		list, err := d.Digests(ctx)
+		must(t, err)
+		if len(list) != placement.Slices {
+			t.Fatalf("%d digests", len(list))
+		}
+		for _, x := range list {
+			if x != (metadata.Digest{}) {
+				set++
+			}
+		}
+		return set
+	}
+	if n := digests(); n != 0 {
+		t.Errorf("an empty drive has %d digests", n)
+	}
+	want := commit(t, d, address("k"), nil, nil, ballot(1))
+	if n := digests(); n != 1 {
+		t.Errorf("one record makes %d digests", n)
+	}
+	r, err := d.Rows(ctx, &metadata.RowsRequest{Limit: 10})
+	must(t, err)
+	if len(r.Rows) != 1 || r.More || string(r.Rows[0].Address.Key) != "k" || r.Rows[0].Row.State.ID != want.ID {
+		t.Errorf("rows: %+v", r)
+	}
+	r, err = d.Rows(ctx, &metadata.RowsRequest{Limit: 10, After: &r.Rows[0].Address})
+	must(t, err)
+	if len(r.Rows) != 0 {
+		t.Errorf("rows behind the last: %+v", r)
+	}
+	list, err := d.Installed(ctx, []uint32{0, 1, 7})
+	must(t, err)
+	if len(list) != 3 {
+		t.Errorf("installed: %v", list)
 	}
 }
 

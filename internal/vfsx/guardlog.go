@@ -1,0 +1,140 @@
+package vfsx
+
+import (
+	"io"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// isLog reports whether name is a write-ahead log of Pebble.
+func isLog(name string) bool { return strings.HasSuffix(name, ".log") }
+
+// guardLog is a write-ahead log that is being written. Its changes do not fail: where Pebble cannot make, write or
+// close a log while it begins a new one, it panics between giving a lock up and taking it again, and the
+// lock's deferred release then ends the process, whoever recovers. The guard trips instead, and what
+// follows goes nowhere.
+type guardLog struct {
+	f    vfs.File // nil: it could not be made
+	g    *Guard
+	name string
+}
+
+func (g *Guard) wrapLog(f vfs.File, name string, err error) vfs.File {
+	if err != nil {
+		g.Trip(err)
+		f = nil
+	}
+	return &guardLog{f: f, g: g, name: name}
+}
+
+// change is Guard.change in silence.
+func (l *guardLog) change(op string, do func() error) {
+	if l.f == nil || l.g.Tripped() != nil {
+		return
+	}
+	if err := l.g.change(op, l.name, false, do); err != nil {
+		l.g.Trip(err)
+	}
+}
+
+// Write implements vfs.File.
+func (l *guardLog) Write(p []byte) (int, error) {
+	l.change("write", func() error {
+		n, err := l.f.Write(p)
+		if err == nil && n < len(p) {
+			err = io.ErrShortWrite
+		}
+		return err
+	})
+	return len(p), nil
+}
+
+// WriteAt implements vfs.File.
+func (l *guardLog) WriteAt(p []byte, off int64) (int, error) {
+	l.change("write", func() error {
+		n, err := l.f.WriteAt(p, off)
+		if err == nil && n < len(p) {
+			err = io.ErrShortWrite
+		}
+		return err
+	})
+	return len(p), nil
+}
+
+// Sync implements vfs.File.
+func (l *guardLog) Sync() error { l.change("sync", func() error { return l.f.Sync() }); return nil }
+
+// SyncData implements vfs.File.
+func (l *guardLog) SyncData() error {
+	l.change("sync", func() error { return l.f.SyncData() })
+	return nil
+}
+
+// SyncTo implements vfs.File.
+func (l *guardLog) SyncTo(length int64) (full bool, err error) {
+	l.change("sync", func() (err error) { full, err = l.f.SyncTo(length); return err })
+	return full, nil
+}
+
+// Preallocate implements vfs.File. It is advice, as for other files.
+func (l *guardLog) Preallocate(offset, length int64) error {
+	if l.f != nil && l.g.Tripped() == nil {
+		_ = l.f.Preallocate(offset, length)
+	}
+	return nil
+}
+
+// Close implements vfs.File. The file is closed even after the guard has tripped.
+func (l *guardLog) Close() error {
+	if l.f == nil {
+		return nil
+	}
+	if err := l.f.Close(); err != nil && l.g.Tripped() == nil {
+		l.g.onFault("close", l.name, true, err)
+		l.g.Trip(err)
+	}
+	return nil
+}
+
+// Stat implements vfs.File.
+func (l *guardLog) Stat() (vfs.FileInfo, error) {
+	if l.f != nil {
+		if fi, err := l.f.Stat(); l.g.read("stat", l.name, err) == nil {
+			return fi, nil
+		}
+	}
+	return noLog{l.name}, nil
+}
+
+// Read implements vfs.File; a log is not read while it is written.
+func (l *guardLog) Read([]byte) (int, error) { return 0, fs.ErrInvalid }
+
+// ReadAt implements vfs.File, as Read.
+func (l *guardLog) ReadAt([]byte, int64) (int, error) { return 0, fs.ErrInvalid }
+
+// Prefetch implements vfs.File.
+func (l *guardLog) Prefetch(int64, int64) error { return nil }
+
+// Fd implements vfs.File.
+func (l *guardLog) Fd() uintptr {
+	if l.f == nil {
+		return vfs.InvalidFd
+	}
+	return l.f.Fd()
+}
+
+// noLog describes a log that could not be made, or not be looked at.
+type noLog struct{ name string }
+
+func (n noLog) Name() string         { return n.name }
+func (noLog) Size() int64            { return 0 }
+func (noLog) Mode() fs.FileMode      { return 0o600 }
+func (noLog) ModTime() time.Time     { return time.Time{} }
+func (noLog) IsDir() bool            { return false }
+func (noLog) Sys() any               { return nil }
+func (noLog) DeviceID() vfs.DeviceID { return vfs.DeviceID{} }
+
+var _ vfs.File = (*guardLog)(nil)
