@@ -3,7 +3,6 @@ package heal
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -235,9 +234,6 @@ func (h *Healer) checkAll(ctx context.Context) error {
 			h.showCheck(JobPaused, nil)
 			return nil
 		}
-		if slices.ContainsFunc(h.c.Replacements(), func(Replacement) bool { return true }) {
-			return errs.E("heal.check", errs.Busy, "a drive is being replaced")
-		}
 		if err := h.checkPage(ctx); err != nil {
 			return errs.Wrap("heal.check", err)
 		}
@@ -302,6 +298,11 @@ func (h *Healer) checkPage(ctx context.Context) error {
 	here, away := h.members(l)
 	if len(away) > 0 {
 		return errs.E("heal.checkPage", errs.Unavailable, "a drive is away: nothing can be verified on all drives")
+	}
+	for _, d := range here {
+		if late, err := h.incomplete(ctx, d); late || err != nil {
+			return errors.Join(err, errs.E("heal.checkPage", errs.Busy, "a drive is being rebuilt"))
+		}
 	}
 	w, err := h.walk(ctx, l, here, s.After.address(), nil)
 	if err != nil {

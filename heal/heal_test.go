@@ -22,15 +22,20 @@ import (
 	"github.com/ostraka/ostraka/placement"
 )
 
-// control has one bucket, and nothing that changes.
+// control has one bucket, and a layout that only replacements change.
 type control struct {
 	object.Control
+	mu     sync.Mutex // guards layout while a replacement runs
 	layout *placement.Layout
 	bucket object.Bucket
 	gone   bool // the bucket was deleted
 }
 
-func (c *control) Layout() *placement.Layout           { return c.layout }
+func (c *control) Layout() *placement.Layout {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.layout
+}
 func (c *control) Bucket(string) (object.Bucket, bool) { return c.bucket, true }
 func (c *control) Buckets() []object.Bucket {
 	if c.gone {
@@ -59,15 +64,19 @@ func (c *clock) pass(d time.Duration) {
 }
 
 type world struct {
-	t       *testing.T
-	fs      *vfs.MemFS
-	set     *node.Set
-	down    []atomic.Bool
-	control *control
-	meta    *metadata.Client
-	store   *object.Store
-	clock   clock
-	healer  *Healer
+	t        testing.TB
+	paths    []string
+	stopped  bool
+	crashed  bool // a file system that fails is under it
+	replaces *replaces
+	fs       *vfs.MemFS
+	set      *node.Set
+	down     []atomic.Bool
+	control  *control
+	meta     *metadata.Client
+	store    *object.Store
+	clock    clock
+	healer   *Healer
 }
 
 func (w *world) Shards(num uint16) (node.Drive, bool) {
@@ -80,67 +89,100 @@ func (w *world) Shards(num uint16) (node.Drive, bool) {
 
 func (w *world) Replica(num uint16) (metadata.Replica, bool) { return w.Shards(num) }
 
-func newWorld(t *testing.T, versioning object.Versioning) *world {
+func newWorld(t *testing.T, versioning object.Versioning) *world { return newWorldOf(t, versioning, 4) }
+
+func newWorldOf(t testing.TB, versioning object.Versioning, n int) *world {
 	t.Helper()
-	ctx := context.Background()
-	fs := vfs.NewMem()
-	w := &world{t: t, fs: fs}
+	w := &world{t: t, fs: vfs.NewCrashableMem(), down: make([]atomic.Bool, 16), replaces: &replaces{}}
 	w.clock.at = time.Unix(1_800_000_000, 0)
-	var paths []string
-	for i := range 4 {
-		paths = append(paths, fmt.Sprintf("/d%d", i))
-		if err := fs.MkdirAll(paths[i], 0o755); err != nil {
+	for i := range n {
+		w.paths = append(w.paths, fmt.Sprintf("/d%d", i))
+		if err := w.fs.MkdirAll(w.paths[i], 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
+	root, err := w.fs.OpenDir("/")
+	if err == nil {
+		err = errors.Join(root.Sync(), root.Close()) // the directories are there after a power cut
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.control = &control{bucket: object.Bucket{ID: 1, Name: "bkt", Epoch: 1, Versioning: versioning}}
+	w.start(w.fs)
+	t.Cleanup(func() { w.stop() })
+	return w
+}
+
+// stop closes everything, as a process that ends does.
+func (w *world) stop() {
+	w.t.Helper()
+	ctx := context.Background()
+	if w.stopped {
+		return
+	}
+	w.stopped = true
+	if err := w.store.Close(ctx); err != nil {
+		w.t.Error(err)
+	}
+	if err := w.meta.Close(ctx); err != nil {
+		w.t.Error(err)
+	}
+	if err := w.set.Close(ctx); err != nil && !w.crashed {
+		w.t.Error(err)
+	}
+}
+
+// start opens the drives on fs, and makes all that stands on them.
+func (w *world) start(fs vfs.FS) {
+	w.t.Helper()
+	ctx := context.Background()
+	t := w.t
+	w.stopped = false
 	var err error
-	w.set, err = node.OpenSet(ctx, paths, node.Options{FS: fs, WatchEvery: -1, Now: w.clock.now,
+	w.set, err = node.OpenSet(ctx, w.paths, node.Options{FS: fs, WatchEvery: -1, Now: w.clock.now,
 		Disk: disk.Options{SweepEvery: -1, MemTableSize: 1 << 20, ReserveBytes: -1}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var drives []placement.Drive
-	top := uint16(0)
-	for _, f := range w.set.Founders() {
-		drives = append(drives, placement.Drive{Num: f.Num, ID: f.Drive})
-		top = max(top, f.Num)
+	w.set.SetRetired(w.replaces.isRetired)
+	if w.control.layout == nil {
+		w.found()
 	}
-	w.down = make([]atomic.Bool, top+1)
-	layout, err := placement.NewLayout(drives, erasure.Profile{Data: 2, Parity: 2}, 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.control = &control{layout: layout, bucket: object.Bucket{ID: 1, Name: "bkt", Epoch: 1, Versioning: versioning}}
 	w.set.SetEpoch(func(drive uint16, partition uint32) (uint64, bool) {
-		g := layout.Group(partition)
+		g := w.control.Layout().Group(partition)
 		return g.Epoch, g.Position(drive) >= 0
 	})
-	if err := w.set.MarkFormed(ctx); err != nil {
+	if err := w.set.MarkFormed(ctx); err != nil && !w.crashed {
 		t.Fatal(err)
 	}
 	w.meta = metadata.NewClient(metadata.ClientConfig{Replicas: w, Now: w.clock.now, SettleAfter: 50 * time.Millisecond})
 	w.store = object.New(object.Config{Control: w.control, Drives: w, Meta: w.meta, Now: w.clock.now, InlineLimit: 4 << 10,
 		ChunkSize: 256 << 10, MinPartSize: 1, CacheBytes: -1})
-	w.healer = New(Config{Meta: w.meta, Layout: w.control.Layout, Buckets: w.store, Drives: w, Now: w.clock.now, CheckEvery: -1, Local: func() (out []node.Drive) {
-		for i := range w.down {
-			if d, ok := w.Shards(uint16(i)); ok {
-				out = append(out, d)
+	w.healer = New(Config{Meta: w.meta, Layout: w.control.Layout, Buckets: w.store, Drives: w, Now: w.clock.now, CheckEvery: -1,
+		Replacements: w.replaces.list, Control: w, Local: func() (out []node.Drive) {
+			for i := range w.down {
+				if d, ok := w.Shards(uint16(i)); ok {
+					out = append(out, d)
+				}
 			}
-		}
-		return out
-	}})
-	t.Cleanup(func() {
-		if err := w.store.Close(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := w.meta.Close(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := w.set.Close(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	return w
+			return out
+		}})
+}
+
+// found makes the first layout.
+func (w *world) found() {
+	w.t.Helper()
+	t := w.t
+	var drives []placement.Drive
+	for _, f := range w.set.Founders() {
+		drives = append(drives, placement.Drive{Num: f.Num, ID: f.Drive})
+	}
+	layout, err := placement.NewLayout(drives, erasure.Profile{Data: 2, Parity: 2}, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.control.layout = layout
 }
 
 func (w *world) put(key string, size int) []byte {

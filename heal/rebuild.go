@@ -210,8 +210,20 @@ func (h *Healer) loadRebuild(ctx context.Context, b *rebuild, to node.Drive) err
 	for _, c := range s.Behind {
 		s.bytesOfBehind += len(c)
 	}
+	// From here on the newcomer is known as one that lacks nearly everything; see incomplete.
+	if err := save(ctx, to, jobRebuild, &s); err != nil {
+		return err
+	}
 	b.state, b.known = s, true
 	return nil
+}
+
+// incomplete reports whether a drive is a newcomer that has not met all registers yet: to compare it with
+// others would find what the rebuild does anyway.
+func (h *Healer) incomplete(ctx context.Context, d node.Drive) (bool, error) {
+	var s rebuildState
+	err := h.load(ctx, d, jobRebuild, &s)
+	return s.Replacement != 0 && !s.Walked, err
 }
 
 // moveIn makes the newcomer a member of every partition that has the old drive.

@@ -80,7 +80,7 @@ func (h *Healer) compareReturned(ctx context.Context) error {
 		if !ok {
 			continue
 		}
-		if _, member := l.Drive(num); member && !h.rebuilding(num) {
+		if _, member := l.Drive(num); member {
 			if err := h.compare(ctx, l, d); err != nil {
 				fails = append(fails, err)
 				continue
@@ -91,11 +91,6 @@ func (h *Healer) compareReturned(ctx context.Context) error {
 		h.mu.Unlock()
 	}
 	return errors.Join(fails...)
-}
-
-// rebuilding reports whether a rebuild brings a drive up anyway.
-func (h *Healer) rebuilding(num uint16) bool {
-	return slices.ContainsFunc(h.c.Replacements(), func(r Replacement) bool { return r.New == num })
 }
 
 // join installs the epochs of partitions whose members changed while one was away. All local drives are
@@ -137,7 +132,18 @@ func (h *Healer) join(ctx context.Context, l *placement.Layout, returned []uint1
 
 // compare finds out what a drive lacks, and leaves repair rows for it.
 func (h *Healer) compare(ctx context.Context, l *placement.Layout, d node.Drive) error {
-	here, _ := h.members(l)
+	all, _ := h.members(l)
+	var here []node.Drive
+	for _, o := range all {
+		switch late, err := h.incomplete(ctx, o); {
+		case err != nil:
+			return err
+		case !late:
+			here = append(here, o)
+		case o.Num() == d.Num():
+			return nil // the rebuild brings it up
+		}
+	}
 	differ, err := h.differing(ctx, l, d, here)
 	if err != nil || len(differ) == 0 {
 		return err
