@@ -62,6 +62,8 @@ const (
 	prepareEvery  = 5 * time.Second  // replacements that could not be prepared
 	prepareWithin = 30 * time.Second // one drive
 	answerWithin  = 10 * time.Second // an operator is told what hinders, if it is known by then
+	persistFor    = 20 * time.Second // a change of the control plane is tried again
+	persistEvery  = 100 * time.Millisecond
 )
 
 // operator implements console.Operator.
@@ -225,7 +227,12 @@ func (o *operator) CheckNew(path string) error {
 
 // Replace implements console.Operator.
 func (o *operator) Replace(ctx context.Context, old uint16, path string) (console.Replacement, error) {
-	r, err := o.control.BeginReplace(ctx, old, placement.Drive{ID: disk.NewID()}, path) // the commit point
+	var r cluster.Replacement
+	id := disk.NewID() // the same in each try: then it is begun once
+	err := persist(ctx, func() (err error) {
+		r, err = o.control.BeginReplace(ctx, old, placement.Drive{ID: id}, path) // the commit point
+		return err
+	})
 	if err != nil {
 		return console.Replacement{}, err
 	}
@@ -286,11 +293,35 @@ func (t tuner) SetSettings(ctx context.Context, s heal.Settings) error {
 	if s.Rate < 0 {
 		return errs.E("server", errs.Invalid, "a rate is not negative")
 	}
-	err := t.control.SetSettings(ctx, cluster.Settings{HealPaused: s.Paused, ScrubPaused: s.ScrubPaused, HealRate: uint64(s.Rate), ScrubPeriod: s.ScrubPeriod})
+	err := persist(ctx, func() error {
+		return t.control.SetSettings(ctx, cluster.Settings{HealPaused: s.Paused, ScrubPaused: s.ScrubPaused, HealRate: uint64(s.Rate), ScrubPeriod: s.ScrubPeriod})
+	})
 	if err == nil {
 		t.apply(s)
 	}
 	return err
+}
+
+// persist tries a change of the control plane again that has the same effect however often it is
+// made, as long as its outcome is not known, such as while leaders change.
+func persist(ctx context.Context, change func() error) error {
+	until := time.NewTimer(persistFor)
+	defer until.Stop()
+	pause := time.NewTicker(persistEvery)
+	defer pause.Stop()
+	for {
+		err := change()
+		if !errs.Is(err, errs.Unknown) && !errs.Is(err, errs.Unavailable) {
+			return err
+		}
+		select {
+		case <-pause.C:
+		case <-until.C:
+			return &errs.Error{Op: "server", Kind: errs.Unavailable, Msg: "the control plane does not answer; look at the list of drives, and try again: it does no harm if it had been done", Err: err}
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // usager implements console.Usager.
