@@ -138,6 +138,8 @@ type stack struct {
 	set     *node.Set
 	control *testControl
 	meta    *metadata.Client
+	paths   []string
+	closed  bool
 	*Store
 
 	down  []atomic.Bool                                       // by drive number
@@ -202,7 +204,11 @@ func newStack(t testing.TB, o stackOptions) *stack {
 	}
 	s.meta = metadata.NewClient(metadata.ClientConfig{Replicas: replicas{s, o.raw}, SettleAfter: 200 * time.Millisecond})
 	s.Store = s.gateway(s.meta, o)
+	s.paths = paths
 	t.Cleanup(func() {
+		if s.closed {
+			return
+		}
 		if err := s.Store.Close(ctx); err != nil {
 			t.Error(err)
 		}
