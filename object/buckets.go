@@ -234,7 +234,7 @@ func (s *Store) endUploads(ctx context.Context, op string, b Bucket) error {
 			if err != nil {
 				return err
 			}
-			if err := s.clearUpload(ctx, op, p, a.Upload, nil); err != nil {
+			if err := s.endUpload(ctx, op, p, a.Upload); err != nil {
 				return err
 			}
 		}
@@ -243,6 +243,29 @@ func (s *Store) endUploads(ctx context.Context, op string, b Bucket) error {
 		}
 		o.After, o.AfterPrefix, o.AfterSub = page.After, page.AfterPrefix, page.AfterSub
 	}
+}
+
+// endUpload removes an upload of a bucket that has no object. It is aborted before its parts go: if the
+// bucket reopens because this is cut short, nobody may complete it without them.
+func (s *Store) endUpload(ctx context.Context, op string, p *place, id metadata.UploadID) error {
+	st, err := s.readUpload(ctx, op, p, id)
+	if err != nil {
+		return err
+	}
+	if st != nil && (st.Current.Status == metadata.UploadOpen || st.Current.Status == metadata.UploadCompleting) {
+		if err := s.abort(ctx, op, p, id, st); err != nil {
+			now, e := s.readUpload(ctx, op, p, id)
+			switch {
+			case e != nil:
+				return e
+			case now != nil && now.Current.Status == metadata.UploadCompleted:
+				return fail(op, &Failure{Reason: ErrBucketNotEmpty, Bucket: p.bucket.Name})
+			case now != nil && now.Current.Status != metadata.UploadAborted:
+				return err
+			}
+		}
+	}
+	return s.clearUpload(ctx, op, p, id, nil)
 }
 
 // fence stores the bucket's epoch on every drive that answers, and succeeds when every partition

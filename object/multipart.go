@@ -340,20 +340,31 @@ func (s *Store) AbortUpload(ctx context.Context, bucket, key, uploadID string) e
 	if err != nil {
 		return err
 	}
+	if err := s.abort(ctx, op, p, id, st); err != nil {
+		return err
+	}
+	// From here on no part is named by anything, and none can be added that stays. What this pass
+	// does not reach, the collection of ended uploads finds.
+	return s.clearUpload(ctx, op, p, id, nil)
+}
+
+// abort moves an upload from the status in st to aborted. One whose completion was applied is not: the error is
+// ErrNoSuchUpload, as for one that ended otherwise.
+func (s *Store) abort(ctx context.Context, op string, p *place, id metadata.UploadID, st *metadata.State) error {
 	if st.Current.Status == metadata.UploadCompleting {
 		applied, err := s.settleCompletion(ctx, op, p, id, st, true)
 		if err != nil {
 			return err
 		}
 		if applied {
-			return noUpload(op, p, uploadID)
+			return noUpload(op, p, hex.EncodeToString(id[:]))
 		}
 	}
 	from := st.Current.Status
-	_, err = s.update(ctx, op, p, p.upload(id), metadata.Operation{},
+	_, err := s.update(ctx, op, p, p.upload(id), metadata.Operation{},
 		func(base *metadata.State, _ rows, _ *removal) (*metadata.Change, error) {
 			if base == nil || base.Current == nil || base.Current.Status != from || from > metadata.UploadCompleting {
-				return nil, noUpload(op, p, uploadID)
+				return nil, noUpload(op, p, hex.EncodeToString(id[:]))
 			}
 			c := keep(base)
 			next := *base.Current
@@ -361,12 +372,7 @@ func (s *Store) AbortUpload(ctx context.Context, bucket, key, uploadID string) e
 			c.Current = &next
 			return c, nil
 		})
-	if err != nil {
-		return err
-	}
-	// From here on no part is named by anything, and none can be added that stays. What this pass
-	// does not reach, the collection of ended uploads finds.
-	return s.clearUpload(ctx, op, p, id, nil)
+	return err
 }
 
 // clearUpload drops the part registers of an ended upload, but those that named says to keep, and, with
@@ -619,7 +625,6 @@ func wholeChecksum(up *metadata.Version, parts []manifestPart) ([]metadata.Check
 func (s *Store) finishCompletion(ctx context.Context, op string, p *place, id metadata.UploadID, st *metadata.State, conditions *Conditions) (Info, error) {
 	v := st.Current.Completed
 	salt, now := newSalt(), s.now()
-	var proposed *metadata.Version
 	done := false
 	view, err := s.update(ctx, op, p, p.object(), metadata.Operation{ID: completionOp(id)},
 		func(base *metadata.State, r rows, rm *removal) (*metadata.Change, error) {
@@ -644,28 +649,21 @@ func (s *Store) finishCompletion(ctx context.Context, op string, p *place, id me
 				}
 			}
 			next := *v
-			proposed = &next
 			return push(base, r, &next, p.bucket.Versioning, salt, now, rm)
 		})
 	if err != nil {
 		return Info{}, err
 	}
-	final := *v
-	if proposed != nil {
-		final = *proposed
-	}
+	var at *metadata.Version
 	if view != nil && view.State != nil {
-		if at := versionOf(view.State, id); at != nil {
-			final = *at
-		} else if !done && proposed == nil {
-			// The operation is in the ring, and its version is not in the record: it was applied and
-			// replaced, or called off.
-			return s.whatBecame(ctx, op, p, id)
-		}
+		at = versionOf(view.State, id)
 	}
-	if done {
+	if done || at == nil {
+		// The operation is over, and its version is not in the state that this round found or made: it was
+		// applied and replaced, or called off, perhaps between two rounds of this very update.
 		return s.whatBecame(ctx, op, p, id)
 	}
+	final := *at
 	if err := s.markCompleted(ctx, op, p, id, &final); err != nil {
 		// The object is there; the mark is set by whoever needs it.
 		s.log.Debug("an upload is not yet marked as completed", "bucket", p.bucket.Name, "error", err)
