@@ -47,6 +47,7 @@ var Table = []Rule{
 	{Dir: "auth", May: []string{"internal"}, Reason: "who asks and may they: independent of what is stored"},
 	{Dir: "s3api", May: []string{"internal", "erasure", "placement", "metadata", "cluster", "object", "auth"}, Reason: "the wire; drives and repair are none of its business"},
 	{Dir: "console", May: []string{"internal", "erasure", "placement", "metadata", "disk", "node", "cluster", "object", "heal", "auth", "s3api"}, Reason: "shows everything, is imported by the command only"},
+	{Dir: "sim", May: []string{"internal", "erasure", "placement", "metadata", "disk", "node", "cluster", "object", "heal", "auth", "s3api", "console"}, Reason: "builds the whole store in a test as the command does; nothing imports it"},
 	{Dir: "cmd", May: []string{"internal", "erasure", "placement", "metadata", "disk", "node", "cluster", "object", "heal", "auth", "s3api", "console"}, Reason: "constructors meet here and nowhere else"},
 	{Dir: "integration", May: nil, Reason: "drives the real binary from outside; seeing its inside would hide what a user sees"},
 }

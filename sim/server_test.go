@@ -1,0 +1,217 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ostraka/ostraka/auth"
+	"github.com/ostraka/ostraka/cluster"
+	"github.com/ostraka/ostraka/disk"
+	"github.com/ostraka/ostraka/heal"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/object"
+	"github.com/ostraka/ostraka/placement"
+	"github.com/ostraka/ostraka/s3api"
+)
+
+// Sizes and periods of a simulated store. They are those of the product, but for what would only
+// make a run dearer.
+const (
+	inlineLimit = 2 << 10
+	chunkSize   = 64 << 10
+	layoutBits  = 3
+	orphanEvery = 40 * time.Minute
+	orphanAge   = 30 * time.Minute
+	rootAccess  = "AKSIMULATION"
+	rootSecret  = "secret-of-the-simulation"
+	rootAccount = "1111111111111111111111111111111111111111111111111111111111111111"
+)
+
+// server is one life of the process: everything between the drives and the requests.
+type server struct {
+	w       *world
+	ctx     context.Context // ends with the life
+	cancel  context.CancelFunc
+	crashed atomic.Bool // set before the power goes: what returns later was never answered
+
+	set     *node.Set
+	links   *links
+	control control
+	raft    *cluster.Control // nil with the table
+	meta    *metadata.Client
+	store   *object.Store
+	healer  atomic.Pointer[heal.Healer]
+	handler http.Handler
+	healing sync.WaitGroup
+	raftNow atomic.Pointer[cluster.Control]
+}
+
+// start starts the process over what the drives hold.
+func (w *world) start(ctx context.Context) (_ *server, err error) {
+	s := &server{w: w, links: w.links}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	log := w.log
+	var paths []string
+	for _, d := range w.drives {
+		paths = append(paths, d.dir)
+	}
+	s.set, err = node.OpenSet(ctx, paths, node.Options{
+		FS: w.fs, WatchEvery: 10 * time.Second, Now: w.now, Logger: log,
+		Disk: disk.Options{MemTableSize: 512 << 10, SweepEvery: 20 * time.Second},
+		OnLost: func(num uint16, err error) {
+			w.tracef("drive %d lost: %v", num, err)
+			if c := s.raftNow.Load(); c != nil {
+				c.DriveLost(num)
+			}
+		},
+		OnReturn: func(num uint16) {
+			w.tracef("drive %d returned", num)
+			if c := s.raftNow.Load(); c != nil {
+				if d, ok := s.set.Local(num); ok {
+					c.DriveReturned(cluster.DriveStore{Num: num, KV: d.Control()})
+				}
+			}
+			if h := s.healer.Load(); h != nil {
+				h.Trigger()
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openControl(ctx, log); err != nil {
+		return nil, err
+	}
+	s.set.SetEpoch(func(drive uint16, partition uint32) (uint64, bool) {
+		l := s.control.Layout()
+		if partition >= l.Partitions() {
+			return 0, false
+		}
+		g := l.Group(partition)
+		return g.Epoch, g.Position(drive) >= 0
+	})
+	drives := gateway{s.links, s.set}
+	s.meta = metadata.NewClient(metadata.ClientConfig{Replicas: drives, Logger: log, Now: w.now})
+	s.store = object.New(object.Config{Control: s.control, Drives: drives, Meta: s.meta, Logger: log, Now: w.now,
+		InlineLimit: inlineLimit, ChunkSize: chunkSize, MinPartSize: 1, CacheBytes: w.cache})
+	h := heal.New(heal.Config{Meta: s.meta, Layout: s.control.Layout, Buckets: s.store, Drives: drives, Logger: log, Now: w.now,
+		Every: time.Minute, OrphanEvery: orphanEvery, OrphanAge: orphanAge,
+		Local: func() (open []node.Drive) {
+			for _, d := range s.set.Open() {
+				if v, ok := drives.Shards(d.Num()); ok {
+					open = append(open, v)
+				}
+			}
+			return open
+		}})
+	s.healing.Go(func() { h.Run(s.ctx) })
+	s.healer.Store(h)
+	verifier := auth.NewVerifier(auth.Config{Keys: rootKey{}, AnyRegion: true, Now: w.now})
+	s.handler = s3api.New(s3api.Config{Store: s3api.Adapt(s.store), Verifier: verifier, Authorizer: auth.RootOnly{}, AnyRegion: true,
+		Logger: log, Now: w.now, MaxRequests: 100, HostID: "sim"})
+	return s, nil
+}
+
+func (s *server) openControl(ctx context.Context, log *slog.Logger) error {
+	w := s.w
+	if !w.raft {
+		if s.set.Forming() {
+			l, err := s.firstLayout()
+			if err != nil {
+				return err
+			}
+			w.table.layout = l
+			if err := s.set.MarkFormed(ctx); err != nil {
+				return err
+			}
+		}
+		s.control = w.table
+		return nil
+	}
+	var stores []cluster.DriveStore
+	for _, d := range s.set.Open() {
+		stores = append(stores, cluster.DriveStore{Num: d.Num(), KV: d.Control()})
+	}
+	c, err := cluster.Open(ctx, cluster.Config{Drives: stores, Logger: log})
+	if err != nil {
+		return err
+	}
+	s.raft, s.control = c, raftControl{c}
+	if !c.State().Initialized() {
+		if !s.set.Forming() {
+			return errs.E("sim", errs.Corrupt, "no drive that is here has a copy of the control plane")
+		}
+		l, err := s.firstLayout()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		if err := c.Init(ctx, s.set.Cluster(), l, cluster.Account{ID: rootAccount, Name: "root"}, cluster.AccessKey{}); err != nil {
+			return err
+		}
+	}
+	if s.set.Forming() {
+		if err := s.set.MarkFormed(ctx); err != nil {
+			return err
+		}
+	}
+	s.raftNow.Store(c)
+	return nil
+}
+
+func (s *server) firstLayout() (*placement.Layout, error) {
+	var list []placement.Drive
+	for _, f := range s.set.Founders() {
+		list = append(list, placement.Drive{Num: f.Num, ID: f.Drive})
+	}
+	return placement.NewLayout(list, s.w.profile, layoutBits)
+}
+
+// stop ends the process. After a power cut nothing of it reaches a disk any more.
+func (s *server) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	s.cancel()
+	s.healing.Wait()
+	var list []error
+	if h := s.healer.Load(); h != nil {
+		list = append(list, h.Wait(ctx))
+	}
+	if s.store != nil {
+		list = append(list, s.store.Close(ctx))
+	}
+	if s.meta != nil {
+		list = append(list, s.meta.Close(ctx))
+	}
+	if s.raft != nil {
+		s.raft.Close()
+	}
+	if s.set != nil {
+		list = append(list, s.set.Close(ctx))
+	}
+	return errors.Join(list...)
+}
+
+// rootKey knows the one key.
+type rootKey struct{}
+
+// Secret implements auth.KeySource.
+func (rootKey) Secret(_ context.Context, id string) (string, auth.Identity, bool) {
+	if id != rootAccess {
+		return "", auth.Identity{}, false
+	}
+	return rootSecret, auth.Identity{AccountID: rootAccount, AccountName: "root", AccessKeyID: id, Root: true}, true
+}
