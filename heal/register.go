@@ -46,6 +46,20 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		} else if !done {
 			return verified, nil
 		}
+		// A member that missed the tombstone names the data in its row, for ever once nobody knows of it:
+		// neither garbage nor orphans are then removed there.
+		var here []int
+		for pos, num := range g.Drives {
+			if _, ok := h.drive(num); ok {
+				here = append(here, pos)
+			}
+		}
+		if err := h.c.Meta.Resync(ctx, g, t.addr, here); err != nil {
+			return failed, errs.Wrap(op, err)
+		}
+		if len(here) < len(g.Drives) {
+			return blocked, nil
+		}
 		return whole, h.clear(ctx, t, g, nil, t.positions)
 	}
 	view, err := h.c.Meta.Read(ctx, g, t.addr, read)
