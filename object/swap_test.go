@@ -649,3 +649,59 @@ func TestPatienceHasAnEnd(t *testing.T) {
 		t.Errorf("the patience is over: %v, want Unavailable", err)
 	}
 }
+
+// A newcomer that has nothing yet makes no read settle what others know as decided: it answers that it has
+// nothing, and that is all.
+func TestReadsDoNotSettleBecauseANewcomerIsEmpty(t *testing.T) {
+	ctx := context.Background()
+	s, e, mover := swapStack(t, 6, 1, erasure.Profile{Data: 4, Parity: 2})
+	s.bucketFor("bkt", Unversioned)
+	for i := range 10 {
+		key := fmt.Sprint("k", i)
+		if _, err := s.put("bkt", key, valueOf(key, i), PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.join(7); err != nil {
+		t.Fatal(err)
+	}
+	s.down[1].Store(true)
+	for _, p := range s.control.Layout().PartitionsOf(1) {
+		if err := e.swap(mover, 1, 7, p, func(*atomic.Int64) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var rounds atomic.Int64
+	count := func(_ uint16, op string) error {
+		if op == "prepare" {
+			rounds.Add(1)
+		}
+		return nil
+	}
+	s.fault.Store(&count)
+	// Decisions of the writes are still on their way to the drives; once they are there, no read has a round.
+	for end := time.Now().Add(20 * time.Second); ; {
+		rounds.Store(0)
+		for i := range 10 {
+			key := fmt.Sprint("k", i)
+			if _, got, err := s.get("bkt", key, GetOptions{}); err != nil || !bytes.Equal(got, valueOf(key, i)) {
+				t.Fatalf("%s: %d bytes, %v", key, len(got), err)
+			}
+			if _, err := s.Head(ctx, "bkt", key, GetOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r, err := s.List(ctx, "bkt", ListOptions{Limit: 100}); err != nil || len(r.Objects) != 10 {
+			t.Fatalf("%d objects, %v", len(r.Objects), err)
+		}
+		if rounds.Load() == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d rounds for 21 reads", rounds.Load())
+		}
+	}
+	if n := s.Stats().RepairsAsked; n > 10 {
+		t.Errorf("%d repairs were asked for 10 keys", n)
+	}
+}
