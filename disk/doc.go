@@ -42,6 +42,11 @@
 //   - Reads that fail are counted and answered, and are not sticky.
 //   - Rows that fail their checksum retire the drive for good, in its identity: a drive that lost
 //     rows has forgotten promises and may only come back under a new id.
+//   - What Pebble would answer by a panic on a goroutine of its own, which ends the process, is kept from it: a
+//     log that cannot be made, written or closed fences the drive off in silence (vfsx.Guard), and damage in
+//     a blob file is found before Pebble sees it (blobFS). A panic while it reads retires the drive.
+//   - Known gap: a flipped byte in the last records of Pebble's MANIFEST looks like the torn end that a crash
+//     leaves, and is taken for one.
 //   - Below the watermark of free space new shards are refused with errs.Full; deletes, rows and what
 //     was begun go on.
 //   - A drive that hangs holds up no caller beyond its ctx: blocking work runs on goroutines of the

@@ -473,14 +473,17 @@ func (d *Drive) retire(where string, err error) {
 		return
 	}
 	reason := fmt.Sprintf("drive %d (%s) record store corrupt, found at %s: %v; replace the drive", num, d.path, where, err)
-	if !d.setFault(&Fault{Corrupt: true, Reason: reason, Err: err, At: d.o.Now()}) {
-		return
-	}
+	// Begun before anybody hears of the fault: a Close that follows waits for it.
+	first := make(chan bool, 1)
 	d.spawn(func() {
+		if !<-first {
+			return
+		}
 		if err := d.amend(func(id *Identity) bool { id.Retired = reason; return true }); err != nil {
 			d.log.Error("the drive could not be marked as retired", "cause", err)
 		}
 	})
+	first <- d.setFault(&Fault{Corrupt: true, Reason: reason, Err: err, At: d.o.Now()})
 }
 
 func (d *Drive) onWriteFailed(op, path string, err error) {

@@ -103,7 +103,7 @@ func (s *store) open(ctx context.Context, dir string, o *Options, create bool) (
 		}
 	}()
 	opts := &pebble.Options{
-		FS:                          s.opened,
+		FS:                          blobFS{s.opened, s.ev.corrupt},
 		Cache:                       o.Cache,
 		ErrorIfNotExists:            !create,
 		FormatMajorVersion:          storeFormat,
@@ -186,7 +186,7 @@ func (s *store) openPebble(ctx context.Context, dir string, opts *pebble.Options
 
 // backgroundError hears of failed flushes and compactions, on their goroutine.
 func (s *store) backgroundError(dir string, err error) {
-	if pebble.IsCorruptionError(err) {
+	if pebble.IsCorruptionError(err) || errs.Is(err, errs.Corrupt) {
 		s.ev.corrupt("compaction", err)
 		return
 	}
@@ -255,12 +255,29 @@ func (s *store) result(op string, err error) error {
 	return errs.As(op, errs.Drive, err)
 }
 
+// contain turns a panic of Pebble while it reads into damage of the record store, which retires the drive: what
+// else would make it panic there. Pebble is not used after it, nor closed: it may have left its locks held. Put it
+// in a defer of its own. What panics on Pebble's own goroutines ends the process; see blobFS for what is known to.
+func (s *store) contain(op string, err *error) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	s.mu.Lock()
+	s.poisoned = true
+	s.mu.Unlock()
+	cause := fmt.Errorf("record store: %v", p)
+	s.ev.corrupt("reading a row", cause)
+	*err = errs.As(op, errs.Corrupt, cause)
+}
+
 // Get implements metadata.KV.
-func (s *store) Get(key []byte) ([]byte, error) {
+func (s *store) Get(key []byte) (_ []byte, err error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
 	defer s.leave()
+	defer s.contain("disk.Get", &err)
 	v, closer, err := s.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
@@ -325,13 +342,21 @@ func (s *store) Apply(b *metadata.Batch, sync bool) (err error) {
 }
 
 // NewIter implements metadata.KV.
-func (s *store) NewIter(lower, upper []byte) (metadata.Iter, error) {
+func (s *store) NewIter(lower, upper []byte) (_ metadata.Iter, err error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
+	left := false
+	defer func() {
+		if err != nil && !left {
+			s.leave() // after a panic
+		}
+	}()
+	defer s.contain("disk.NewIter", &err)
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: slices.Clone(lower), UpperBound: slices.Clone(upper)})
 	if err != nil {
 		s.leave()
+		left = true
 		return nil, s.result("disk.NewIter", err)
 	}
 	return &storeIter{it: it, s: s}, nil
@@ -344,24 +369,34 @@ type storeIter struct {
 	err error
 }
 
-func (i *storeIter) move(ok bool) bool {
+func (i *storeIter) move(step func() bool) bool {
+	if i.err != nil {
+		return false
+	}
+	defer i.s.contain("disk.Iter", &i.err)
+	ok := step()
 	if !ok {
-		if err := i.it.Error(); err != nil && i.err == nil {
+		if err := i.it.Error(); err != nil {
 			i.err = i.s.result("disk.Iter", err)
 		}
 	}
 	return ok && i.err == nil
 }
 
-func (i *storeIter) SeekGE(key []byte) bool { return i.move(i.it.SeekGE(key)) }
-func (i *storeIter) SeekLT(key []byte) bool { return i.move(i.it.SeekLT(key)) }
-func (i *storeIter) First() bool            { return i.move(i.it.First()) }
-func (i *storeIter) Last() bool             { return i.move(i.it.Last()) }
-func (i *storeIter) Next() bool             { return i.move(i.it.Next()) }
-func (i *storeIter) Prev() bool             { return i.move(i.it.Prev()) }
-func (i *storeIter) Key() []byte            { return i.it.Key() }
+func (i *storeIter) SeekGE(key []byte) bool {
+	return i.move(func() bool { return i.it.SeekGE(key) })
+}
+func (i *storeIter) SeekLT(key []byte) bool {
+	return i.move(func() bool { return i.it.SeekLT(key) })
+}
+func (i *storeIter) First() bool { return i.move(i.it.First) }
+func (i *storeIter) Last() bool  { return i.move(i.it.Last) }
+func (i *storeIter) Next() bool  { return i.move(i.it.Next) }
+func (i *storeIter) Prev() bool  { return i.move(i.it.Prev) }
+func (i *storeIter) Key() []byte { return i.it.Key() }
 
 func (i *storeIter) Value() []byte {
+	defer i.s.contain("disk.Iter", &i.err)
 	v, err := i.it.ValueAndErr()
 	if err != nil {
 		i.err = i.s.result("disk.Iter", err)
@@ -376,13 +411,18 @@ func (i *storeIter) Close() error {
 	if i.it == nil {
 		return nil
 	}
-	err := i.it.Close()
+	err := i.close()
 	i.it = nil
 	i.s.leave()
 	if i.err != nil {
 		return i.err
 	}
 	return i.s.result("disk.Iter", err)
+}
+
+func (i *storeIter) close() (err error) {
+	defer i.s.contain("disk.Iter", &err)
+	return i.it.Close()
 }
 
 // refuse lets no more operations in.
