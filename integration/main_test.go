@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 // privateMounts in the environment says that the mounts of this process are its own.
-const privateMounts = "OSTRAKA_TEST_PRIVATE_MOUNTS"
+const privateMounts = "PRIVATE_MOUNTS_OF_TESTS"
 
 // inPrivate runs this command again in a mount namespace of its own, where root may make one: what is
 // mounted there goes with the last process, however it ends. false: it has to be run here.
