@@ -15,7 +15,7 @@ import (
 
 const (
 	swapBatch     = 256 // partitions that change together
-	installAtOnce = 16  // rows that are written side by side, so that they share their syncs
+	installAtOnce = 64  // rows that are written side by side, so that they share their syncs
 	// maxBehind bounds what a rebuild remembers of registers that it could not bring to the newcomer yet, in
 	// bytes of addresses. Beyond, it waits.
 	maxBehind = 32 << 10

@@ -70,7 +70,7 @@ type Job struct {
 
 // Settings steer all background work. The zero value: no limit, nothing paused.
 type Settings struct {
-	Paused      bool          // repairs, rebuilds and checks
+	Paused      bool          // all but scrubs: repairs, rebuilds, checks, the collection of what is dead
 	Rate        int64         // bytes per second that background work may read and write; 0: no limit
 	ScrubPaused bool          //
 	ScrubPeriod time.Duration // in which each shard is verified once; 0: DefaultScrubPeriod

@@ -1,0 +1,96 @@
+package heal
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/object"
+)
+
+// until waits, in virtual time, for a condition.
+func until(t *testing.T, what string, w *world, f func(Status) bool) {
+	t.Helper()
+	for range 3600 {
+		if f(w.healer.Status()) {
+			return
+		}
+		w.clock.pass(time.Second)
+		time.Sleep(time.Second) // virtual
+	}
+	t.Fatalf("%s: %+v", what, w.healer.Status())
+}
+
+// The whole, by itself: a check at the start, a drive that is replaced, and the check after that.
+func TestRunMakesTheStoreHealthy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorldOf(t, object.Unversioned, 4)
+		want := w.fill(14)
+		w.healer.c.CheckEvery = time.Hour
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() { w.healer.Run(ctx) })
+		until(t, "the first check", w, func(s Status) bool { return s.State == StateHealthy })
+		first := w.healer.Status().Verified
+		w.replace(1, 6)
+		w.healer.Trigger()
+		until(t, "the rebuild", w, func(s Status) bool { return len(w.replaces.list()) == 0 })
+		until(t, "the check after it", w, func(s Status) bool { return s.State == StateHealthy && s.Verified.After(first) })
+		w.vanish(2, "key-006")
+		w.healer.StartScrub(2)
+		until(t, "the scrub", w, func(Status) bool {
+			return slices.ContainsFunc(w.healer.Scrubs(), func(s ScrubStatus) bool { return s.Drive == 2 && !s.LastDone.IsZero() })
+		})
+		w.ask(3, "key-006") // what is gone without a row no scrub sees: a read does
+		w.healer.Nudge()
+		until(t, "the repair", w, func(s Status) bool { return w.repairs() == 0 && s.Backlog == 0 })
+		cancel()
+		wg.Wait()
+		w.same(want)
+	})
+}
+
+// hungInline is a drive that answers nothing about inline shards, until it is released.
+type hungInline struct {
+	node.Drive
+	release chan struct{}
+}
+
+func (d *hungInline) InlineShards(ctx context.Context, ids []erasure.DataID) ([][]byte, error) {
+	<-d.release
+	return d.Drive.InlineShards(ctx, ids)
+}
+
+func TestDriveThatHangsDoesNotStopARebuild(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorldOf(t, object.Unversioned, 4)
+		want := w.fill(14)
+		w.heal()
+		w.replace(1, 6)
+		d, _ := w.Shards(2)
+		sick := &hungInline{d, make(chan struct{})}
+		w.healer.c.Drives = patched{w, map[uint16]node.Drive{2: sick}}
+		for range 3 {
+			if err := w.healer.work(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := w.healer.Status()
+		if len(s.Jobs) == 0 || s.Jobs[0].Phase != PhaseVerify || s.Jobs[0].Shards == 0 {
+			t.Errorf("while the drive hangs: %+v", s)
+		}
+		close(sick.release)
+		if err := w.healer.Wait(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		w.healer.c.Drives = w
+		w.rebuilt()
+		w.heal()
+		w.same(want)
+	})
+}
