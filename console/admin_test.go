@@ -58,6 +58,10 @@ func TestTheAdminInterface(t *testing.T) {
 		{name: "info", path: "info", status: 200, has: []string{`"profile": "2+2"`, `"cluster": "0102`, `"drives_online": 3`, `"drives": 4`, `"heal_state": "unknown"`, `"readable": true`, `"buckets": 3`}},
 		{name: "info with a parameter", path: "info?x=1", status: 400, has: []string{"x"}},
 		{name: "the drives", path: "drives", status: 200, has: []string{`"path": "/d2"`, `"role": "member"`, `"may_lose": 1`, `"replacements": []`}},
+		{name: "a drive that an operator took out", path: "drives", change: func(f *fake) {
+			f.paths[1].State, f.paths[1].By, f.paths[1].Why, f.paths[1].Since = node.PathQuarantined, node.ByOperator, "noisy", time.Unix(60, 0)
+		}, status: 200, has: []string{`"state": "quarantined"`, `"quarantined_by": "operator"`, `"reason": "noisy"`, `"since": "1970-01-01T00:01:00Z"`}},
+		{name: "a spare", path: "drives", status: 200, has: []string{`"state": "empty"`, `"number": null`}},
 		{name: "the drives during a replacement", path: "drives", change: func(f *fake) { f.under = under }, status: 200, has: []string{`"role": "replaced"`, `"phase": "shards"`}},
 		{name: "a member that is at no path", path: "drives", change: func(f *fake) { f.paths = f.paths[:3] }, status: 200, has: []string{"at none of the paths"}},
 
@@ -141,8 +145,8 @@ func TestTheAdminInterface(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFake()
-			f.paths = []node.PathStatus{{Path: "/d1", Num: 1, Known: true, Open: true}, {Path: "/d2", Num: 2, Known: true, Err: errors.New("gone")},
-				{Path: "/d3", Num: 3, Known: true, Open: true}, {Path: "/d4", Num: 4, Known: true, Open: true}, {Path: "/spare", Err: errors.New("empty")}}
+			f.paths = []node.PathStatus{{Path: "/d1", Num: 1, Known: true, Open: true}, {Path: "/d2", Num: 2, Known: true, State: node.PathAbsent, Err: errors.New("gone")},
+				{Path: "/d3", Num: 3, Known: true, Open: true}, {Path: "/d4", Num: 4, Known: true, Open: true}, {Path: "/spare", State: node.PathEmpty, Err: errors.New("empty")}}
 			if c.change != nil {
 				c.change(f)
 			}

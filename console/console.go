@@ -45,6 +45,7 @@ import (
 	"time"
 
 	"github.com/ostraka/ostraka/auth"
+	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
@@ -267,11 +268,16 @@ type Status struct {
 type DriveStatus struct {
 	Path   string `json:"path"`
 	Number *int   `json:"number"` // null: not known
-	State  string `json:"state"`  // online, full, quarantined, retired, absent
+	// State is online, full (no new shards), absent (no directory), empty (an empty directory: a spare, or a disk
+	// that is not mounted), foreign (something else is there), quarantined (until somebody sees to it), retired
+	// (its records are damaged: it has to be replaced), replaced (it never serves again) or faulty.
+	State  string     `json:"state"`
+	By     string     `json:"quarantined_by,omitempty"` // operator, or drive: after a failed write or sync
+	Reason string     `json:"reason,omitempty"`
+	Since  *time.Time `json:"since,omitempty"` // when it stopped serving; left out if that was before the start
 	// Role is member, replaced (by a newcomer, under way), rebuilding (the newcomer), retired (in no
 	// layout any more) or none (no drive that is known).
 	Role        string `json:"role,omitempty"`
-	Reason      string `json:"reason,omitempty"`
 	Total       uint64 `json:"total_bytes"`
 	Free        uint64 `json:"free_bytes"`
 	ReadErrors  uint64 `json:"read_errors"`
@@ -297,25 +303,27 @@ func (h *Handler) status(r *http.Request) (any, error) {
 func driveStatuses(paths []node.PathStatus, samples map[uint16]Sample) []DriveStatus {
 	out := make([]DriveStatus, 0, len(paths))
 	for _, p := range paths {
-		d := DriveStatus{Path: p.Path, State: "absent"}
+		d := DriveStatus{Path: p.Path, State: string(p.State), By: p.By, Reason: p.Why, Since: instant(p.Since)}
 		if p.Known {
 			n := int(p.Num)
 			d.Number = &n
 		}
-		if p.Err != nil {
-			d.Reason = p.Err.Error()
+		if p.Err != nil && p.By != node.ByOperator {
+			d.Reason = p.Err.Error() // it names the path, for logs and other places
 		}
-		if s, ok := samples[p.Num]; ok && p.Known {
+		s, sampled := samples[p.Num]
+		if sampled && p.Known {
 			d.Total, d.Free, d.Stale = s.Info.Total, s.Info.Avail, s.Stale
 			d.ReadErrors, d.WriteErrors = s.Info.ReadErrors, s.Info.WriteErrors
-			if p.Open {
-				d.State = string(s.Info.State)
-				if s.Info.Reason != "" {
-					d.Reason = s.Info.Reason
-				}
+		}
+		switch {
+		case p.Open && sampled && p.Known:
+			d.State = string(s.Info.State)
+			if s.Info.Reason != "" {
+				d.Reason = s.Info.Reason
 			}
-		} else if p.Open {
-			d.State, d.Stale = "online", true
+		case p.Open:
+			d.State, d.Stale = string(disk.Online), true
 		}
 		out = append(out, d)
 	}

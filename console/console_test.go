@@ -82,7 +82,7 @@ func (f *fake) Inspect(_ context.Context, bucket, key string, verify bool) (*obj
 func newFake() *fake {
 	return &fake{id: auth.Identity{Root: true, AccountID: "a"}, hash: "x", heal: heal.Status{State: heal.StateUnknown}, paths: []node.PathStatus{
 		{Path: "/d1", Num: 1, Known: true, Open: true},
-		{Path: "/d2", Num: 2, Known: true, Err: errs.E("disk", errs.Drive, "its directory is gone")},
+		{Path: "/d2", Num: 2, Known: true, State: node.PathAbsent, Err: errs.E("disk", errs.Drive, "its directory is gone")},
 	}}
 }
 

@@ -129,7 +129,7 @@ func (s *snapshot) Describe(ch chan<- *prometheus.Desc) {
 }
 
 // driveStates are all values of DriveStatus.State.
-var driveStates = []string{"online", "full", "quarantined", "retired", "absent"}
+var driveStates = []string{"online", "full", "absent", "empty", "foreign", "quarantined", "retired", "replaced", "faulty"}
 
 // Collect implements prometheus.Collector.
 func (s *snapshot) Collect(ch chan<- prometheus.Metric) {

@@ -62,7 +62,7 @@ func (s *stack) openControl(ctx context.Context, cfg *config.Server, want erasur
 			return errs.E("server", errs.Invalid, fmt.Sprintf("the store was formed with profile %s for REDUCED_REDUNDANCY, and --rrs-profile asks for %s", have, reduced))
 		}
 	}
-	s.closeRetired(ctx, log)
+	s.closeRetired(log)
 	s.set.SetEpoch(func(drive uint16, partition uint32) (uint64, bool) {
 		st := s.control.State()
 		l := st.Layout()
@@ -94,7 +94,9 @@ func (s *stack) form(ctx context.Context, cfg *config.Server, want erasure.Profi
 	}
 	ctx, cancel := context.WithTimeout(ctx, formingWithin)
 	defer cancel()
-	return s.control.Init(ctx, s.set.Cluster(), l, cluster.Account{ID: s.account(), Name: "root"}, cluster.AccessKey{})
+	return persist(ctx, func() error {
+		return s.control.Init(ctx, s.set.Cluster(), l, cluster.Account{ID: s.account(), Name: "root"}, cluster.AccessKey{})
+	})
 }
 
 // driveReturned takes a drive that came back into use again.
@@ -163,5 +165,7 @@ func (c *control) KeepRootKeys(ctx context.Context, keys rootkeys.Keys) error {
 	if have, ok := c.State().RootKey(); ok && have.ID == keys.Access && have.Secret == keys.Secret {
 		return nil
 	}
-	return c.PutAccessKey(ctx, cluster.AccessKey{ID: keys.Access, Secret: keys.Secret, Account: c.account, Root: true})
+	return persist(ctx, func() error {
+		return c.PutAccessKey(ctx, cluster.AccessKey{ID: keys.Access, Secret: keys.Secret, Account: c.account, Root: true})
+	})
 }

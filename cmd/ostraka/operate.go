@@ -16,6 +16,7 @@ import (
 	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
 	"github.com/ostraka/ostraka/placement"
@@ -82,7 +83,13 @@ type operator struct {
 	round    chan struct{}     // closed at the end of the next prepare that begins
 }
 
-var _ console.Operator = (*operator)(nil)
+var (
+	_ console.Operator = (*operator)(nil)
+	_ console.Tuner    = tuner{}
+	_ console.Usager   = usager{}
+	_ driveSet         = (*node.Set)(nil)
+	_ replacer         = (*cluster.Control)(nil)
+)
 
 func newOperator(set driveSet, control replacer, prepared func(), log *slog.Logger) *operator {
 	return &operator{set: set, control: control, prepared: prepared, log: log, kick: make(chan struct{}, 1),
@@ -263,6 +270,17 @@ func (o *operator) Quarantine(ctx context.Context, num uint16, why string) error
 // Release implements console.Operator.
 func (o *operator) Release(ctx context.Context, num uint16) error { return o.set.Release(ctx, num) }
 
+// fences are the epochs of buckets that a change of membership must know.
+func (c *control) fences() []metadata.Fence {
+	var out []metadata.Fence
+	for _, b := range c.State().Buckets() {
+		if b.Epoch > 1 || b.Deleting {
+			out = append(out, metadata.Fence{Bucket: b.ID, Epoch: b.Epoch})
+		}
+	}
+	return out
+}
+
 // movers is the control plane as healing needs it.
 type movers struct{ *cluster.Control }
 
@@ -343,17 +361,13 @@ func (u usager) Usage(ctx context.Context, fresh bool) (*console.Usage, error) {
 // closeRetired closes the drives that the control plane says are retired, before any drive serves,
 // and keeps them from coming back. One that hangs is no member of anything all the same, and is
 // closed again before its partitions move.
-func (s *stack) closeRetired(ctx context.Context, log *slog.Logger) {
+func (s *stack) closeRetired(log *slog.Logger) {
 	retired := func(num uint16) bool { return s.control.State().Retired(num) }
-	setRetired(s.set, retired)
-	ctx, cancel := context.WithTimeout(ctx, prepareWithin)
-	defer cancel()
 	for _, d := range s.set.Open() {
 		if num := d.Num(); retired(num) {
+			log.Warn("a drive that was replaced is back; it is closed", "drive", num)
 			s.control.DriveLost(num)
-			if err := (driveOperations{s.set}).Retire(ctx, num); err != nil {
-				log.Error("a retired drive does not close", "drive", num, "err", err)
-			}
 		}
 	}
+	s.set.SetRetired(retired)
 }

@@ -148,7 +148,7 @@ func (s *stack) openDrives(ctx context.Context, cfg *config.Server, log *slog.Lo
 				c.driveReturned(s.set, num)
 			}
 			if h := s.healer.Load(); h != nil {
-				h.Trigger()
+				h.Returned(num)
 			}
 		},
 	})
@@ -167,10 +167,10 @@ func (s *stack) openDrives(ctx context.Context, cfg *config.Server, log *slog.Lo
 
 // startHeal runs the repairs beside the requests.
 func (s *stack) startHeal(ctx context.Context, log *slog.Logger) {
-	s.operator = newOperator(driveOperations{s.set}, s.control, func() { s.healer.Load().Trigger() }, log)
+	s.operator = newOperator(s.set, s.control, func() { s.healer.Load().Trigger() }, log)
 	h := heal.New(heal.Config{
 		Meta: s.meta, Layout: s.layout, Buckets: s.store, Drives: s.set, Logger: log,
-		Replacements: s.operator.forHealing, Control: movers{s.control.Control}, Load: func() int { return int(s.inFlight.Load()) },
+		Replacements: s.operator.forHealing, Control: movers{s.control.Control}, Fences: s.control.fences, Load: func() int { return int(s.inFlight.Load()) },
 		Settings: settingsOf(s.control.State()),
 		Local: func() []node.Drive {
 			var open []node.Drive
