@@ -45,8 +45,8 @@
 //   - What Pebble would answer by a panic on a goroutine of its own, which ends the process, is kept from it: a
 //     log that cannot be made, written or closed fences the drive off in silence (vfsx.Guard), and damage in
 //     a blob file is found before Pebble sees it (blobFS). A panic while it reads retires the drive.
-//   - Known gap: a flipped byte in the last records of Pebble's MANIFEST looks like the torn end that a crash
-//     leaves, and is taken for one.
+//   - Pebble takes damage in its MANIFEST for the torn end that a crash leaves. Damage that a whole record
+//     follows is found before it is opened. Known gap: damage in the last record is not told from a torn end.
 //   - Below the watermark of free space new shards are refused with errs.Full; deletes, rows and what
 //     was begun go on.
 //   - A drive that hangs holds up no caller beyond its ctx: blocking work runs on goroutines of the
