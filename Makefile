@@ -42,14 +42,13 @@ unit: ## unit tests without the race detector
 	go test $(UNIT)
 
 .PHONY: race
-race: ## unit tests under the race detector (without it where there is no C compiler)
+race: ## unit tests under the race detector (without it where there is no C compiler); the simulations are apart
 	@[ -n '$(RACE)' ] || echo 'NOT RUN: the race detector, because there is no C compiler; the tests run without it'
-	go test -short $(RACE) $(UNIT)
+	go test -short $(RACE) -skip '^TestSim' $(UNIT)
 
 .PHONY: sim-short
 sim-short: ## both simulations over a slice of seeds, and the mutations that have to be caught, as in CI
-	go test $(RACE) -count=1 -run '^TestSim' ./metadata
-	go test -count=1 -run '^TestSim' ./sim
+	go test $(RACE) -count=1 -run '^TestSim' ./metadata ./sim
 
 .PHONY: sim
 sim: ## the simulations at length: SEEDS schedules of the register (default a million), then RUNS of the whole store
