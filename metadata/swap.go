@@ -102,8 +102,11 @@ func (s *swapper) begins(seat int) bool {
 	return s.counts(seat) || seat == s.newcomer() && s.held[seat]
 }
 
-// carried reports whether enough drives have what the next epoch begins with.
-func (s *swapper) carried() bool { return s.holders(s.held) >= s.q.W && s.held[s.newcomer()] }
+// carried reports whether enough drives have what the next epoch begins with. Who leaves may have been lost
+// before it told what it holds: without it the others must be enough to learn what is chosen.
+func (s *swapper) carried() bool {
+	return s.holders(s.held) >= s.q.W && s.held[s.newcomer()] && count(s.held[:s.q.N]) >= s.q.N-s.q.W+1
+}
 
 // ready reports whether the next epoch may be published.
 func (s *swapper) ready() bool { return s.holders(s.installed) >= s.q.W && s.installed[s.newcomer()] }
@@ -122,6 +125,11 @@ func (s *swapper) holders(list []bool) int {
 // wedged (nil: absent, or not wedged): the newest row, and who needs it. from is a seat that has it with
 // its version rows.
 func (s *swapper) judge(rows []*Row, floor Ballot) (top *Row, decided bool, from int, need []int) {
+	if count(s.held[:s.q.N]) < s.q.N-s.q.W+1 {
+		// What is chosen may not be among them. Anything else, under the floor, would outrank it for the
+		// mover that goes on after this one.
+		return nil, false, 0, nil
+	}
 	for seat, r := range rows {
 		if s.held[seat] && r != nil && (top == nil || top.Ballot.Less(r.Ballot)) {
 			top, from = r, seat
