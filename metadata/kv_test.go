@@ -97,6 +97,8 @@ func (m *memKV) Apply(b *Batch, sync bool) error {
 
 // crash keeps what was synced, and the first keep batches of what was not.
 func (m *memKV) crash(keep int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, b := range m.log[:min(keep, len(m.log))] {
 		m.durable = m.durable.apply(b)
 	}

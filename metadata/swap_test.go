@@ -94,6 +94,13 @@ func newSwapWorld(t *testing.T, p erasure.Profile, bits uint8) *swapWorld {
 	return w
 }
 
+// reopen ends the client, with all that runs in its background, and begins another.
+func (w *swapWorld) reopen() {
+	w.t.Helper()
+	must(w.t, w.cl.Close(w.t.Context()))
+	w.cl = w.client()
+}
+
 func (w *swapWorld) gone(num uint16, gone bool) {
 	w.set(int(num)-1, func(d *testDrive) { d.gone = gone })
 }
@@ -188,6 +195,7 @@ func TestADeadDriveIsReplaced(t *testing.T) {
 				}
 				w.rewrite(want)
 				w.check(want)
+				w.reopen()
 				for i := range w.drives {
 					w.restart(i)
 				}
@@ -306,7 +314,7 @@ func TestAMoverThatEndsAnywhereIsContinued(t *testing.T) {
 			finished := false
 			synctest.Test(t, func(t *testing.T) {
 				w := newSwapWorld(t, erasure.Profile{Data: 2, Parity: 2}, 1)
-				want := w.fill(12)
+				want := w.fill(4)
 				w.gone(1, true)
 				if away != 0 {
 					w.gone(away, true)
@@ -344,6 +352,7 @@ func TestAMoverThatEndsAnywhereIsContinued(t *testing.T) {
 					d.hook = nil
 				}
 				if !finished {
+					w.reopen()
 					for i := range w.drives {
 						if i%2 == 0 {
 							w.drives[i].kv.crash(0)
