@@ -131,6 +131,9 @@ func (s *sim) heal() {
 	s.recover()
 	s.now += 10 * simDay // above every promise
 	s.with.skew = false
+	if s.settleSwaps(); s.err != "" {
+		return
+	}
 	for _, reg := range s.regs {
 		if s.err == "" {
 			s.healRegister(reg)

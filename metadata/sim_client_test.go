@@ -162,6 +162,14 @@ func (c *proc) header(part int) Header {
 	return Header{Partition: uint32(part), Epoch: c.layout[part].Epoch, BucketEpoch: c.epoch}
 }
 
+// epochs counts the changes of membership that the gateway knows of.
+func (c *proc) epochs() (n int) {
+	for p := range c.layout {
+		n += int(c.layout[p].Epoch) - 1
+	}
+	return n
+}
+
 // follow looks at the control plane again, and says whether it is worth another try.
 func (c *proc) follow() bool {
 	s := c.s
@@ -444,9 +452,13 @@ func (c *proc) read(reg *register, then func(simRead)) {
 		simSend(c, int(drive), "read", func(a *Acceptor) (*ReadReply, error) {
 			return a.Read(context.Background(), m)
 		}, func(r *ReadReply, err error) {
-			if c.on(stage) && err == nil {
+			switch {
+			case !c.on(stage):
+			case err == nil:
 				replies[pos] = simCarry(s, r)
 				c.judge(reg, replies, then)
+			case errs.Is(err, errs.Stale) && c.epochs() != s.moved && c.follow():
+				c.read(reg, then)
 			}
 		})
 	}
@@ -640,6 +652,9 @@ func (c *proc) scan(after []byte, each func(reg *register, row *Row, ok bool, ca
 	m := &ScanRequest{Kind: KindObject, Bucket: simBucket, After: after, Limit: 1 + s.rng.IntN(3)}
 	for _, i := range s.rng.Perm(len(s.drives)) {
 		simSend(c, i, "scan", func(a *Acceptor) (*ScanReply, error) {
+			if !slices.ContainsFunc(s.layout, func(g placement.Group) bool { return g.Position(uint16(i)) >= 0 }) {
+				return nil, errDown // retired: it serves nothing
+			}
 			return a.Scan(context.Background(), m)
 		}, func(r *ScanReply, err error) {
 			if !c.on(stage) || err != nil || slices.ContainsFunc(scans, func(x scanSource) bool { return x.drive == uint16(i) }) {
@@ -806,6 +821,9 @@ func (s *sim) delete(i int, b *body, reg *register, chunk uint32, guard Ballot) 
 // clean removes the garbage of drive i.
 func (s *sim) clean(i int) {
 	d := s.drives[i]
+	if d.acc == nil {
+		return
+	}
 	rows, err := d.acc.Garbage(time.UnixMicro(int64(s.now+d.skew+1)), 0)
 	if err != nil {
 		s.fail("garbage: %v", err)

@@ -34,6 +34,9 @@ func (s *sim) startAny() {
 			kinds = append(kinds, opDel)
 		}
 	}
+	if s.with.swap {
+		kinds = append(kinds, opSwap, opSwap, opSwap)
+	}
 	kind := kinds[rng.IntN(len(kinds))]
 	if s.with.wide && kind == opDrop && rng.IntN(2) == 0 {
 		kind = opRemains
@@ -87,6 +90,12 @@ func (s *sim) startAny() {
 		c.startUpload()
 	case opRemains:
 		c.startRemains()
+	case opSwap:
+		if s.moved > 0 && rng.IntN(2) == 0 {
+			c.startJoin(rng.IntN(len(s.layout)))
+		} else {
+			c.startSwap()
+		}
 	case opDelb:
 		c.startDeleteBucket()
 	default:

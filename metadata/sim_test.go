@@ -42,6 +42,9 @@ import (
 //	36  If-None-Match from many gateways       opInm
 //	40  DELETE with a drive down, it returns   opDel, sim.crash, proc.startDrop
 //	41  Complete against re-upload, abort      sim_upload_test.go
+//	42  a drive is replaced, dead or live      sim_swap_test.go, mover
+//	43  mover crash in each phase, two movers  sim_swap_test.go: terms; whoever goes on under a higher one
+//	44  stale gateway, old layout              proc.follow: what it asks for is refused, and it looks again
 //	47  bucket deletion against PUT            sim_bucket_test.go
 var (
 	simSeeds = flag.Int("seeds", 0, "schedules of the simulation, in all; 0 means a short slice")
@@ -142,8 +145,8 @@ func TestSim(t *testing.T) {
 	}
 	seeds := *simSeeds
 	if seeds == 0 {
-		if seeds = 10000; testing.Short() {
-			seeds = 1000
+		if seeds = 5000; testing.Short() {
+			seeds = 500
 		}
 	}
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt)

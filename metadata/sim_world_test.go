@@ -59,6 +59,7 @@ type simDrive struct {
 	kv     *simKV
 	shards *simShards
 	acc    *Acceptor // nil: down
+	gone   bool      // for good
 	skew   uint64    // of its clock, modulo 2^64
 }
 
@@ -78,6 +79,7 @@ type features struct {
 	bucket  bool // the bucket is deleted
 	skew    bool // clocks differ by a day, and jump
 	pause   bool // gateways stand still for days
+	swap    bool // drives take the place of others
 }
 
 type sim struct {
@@ -88,6 +90,10 @@ type sim struct {
 	drives   []*simDrive
 	layout   []placement.Group // by partition; as published
 	bucket   simBucketState
+	moving   *transition // nil: none
+	swaps    int
+	lost     bool // a drive went with its shards
+	moved    int  // epochs that were published
 	keys     []*register
 	regs     []*register // of all kinds
 	uploads  []*upload
@@ -128,7 +134,8 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	if rng.IntN(4) == 0 {
 		s.promises = 4 // eviction
 	}
-	s.with = features{wide: rng.IntN(4) == 0, uploads: rng.IntN(4) == 0, bucket: rng.IntN(8) == 0, skew: rng.IntN(4) == 0, pause: rng.IntN(6) == 0}
+	s.with = features{wide: rng.IntN(4) == 0, uploads: rng.IntN(4) == 0, bucket: rng.IntN(8) == 0, skew: rng.IntN(4) == 0, pause: rng.IntN(6) == 0,
+		swap: rng.IntN(4) == 0}
 	n := cfg.q.N
 	shift := 0
 	if s.with.wide {
@@ -141,11 +148,8 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 		}
 		s.layout = append(s.layout, g)
 	}
-	for i := range n + shift {
-		kv := &simKV{}
-		kv.set(digestMarker(), sealValue(digestMarker(), []byte{rowFormat})) // an empty store has its digests
-		s.drives = append(s.drives, &simDrive{kv: kv, shards: &simShards{map[simShard]bool{}}, skew: s.skew()})
-		s.boot(i)
+	for range n + shift {
+		s.addDrive()
 	}
 	s.bucket = simBucketState{epoch: 1}
 	keys := 1 + rng.IntN(3)
@@ -165,6 +169,14 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	return s
 }
 
+// addDrive adds an empty drive, which is a member of nothing by itself.
+func (s *sim) addDrive() {
+	kv := &simKV{}
+	kv.set(digestMarker(), sealValue(digestMarker(), []byte{rowFormat})) // an empty store has its digests
+	s.drives = append(s.drives, &simDrive{kv: kv, shards: &simShards{map[simShard]bool{}}, skew: s.skew()})
+	s.boot(len(s.drives) - 1)
+}
+
 // skew is how far a clock is off.
 func (s *sim) skew() uint64 {
 	if !s.with.skew {
@@ -175,6 +187,9 @@ func (s *sim) skew() uint64 {
 
 func (s *sim) boot(i int) {
 	d := s.drives[i]
+	if d.gone {
+		return
+	}
 	a, err := newAcceptor(AcceptorConfig{KV: d.kv, Shards: d.shards, Epoch: func(p uint32) (uint64, bool) { return s.epoch(p, i) },
 		Now: func() time.Time { return time.UnixMicro(int64(s.now + d.skew)) }, Promises: s.promises, Ahead: 3 * time.Microsecond, stripes: 2}, s.mut)
 	if err != nil {
