@@ -234,6 +234,10 @@ func (h *Healer) checkAll(ctx context.Context) error {
 			h.showCheck(JobPaused, nil)
 			return nil
 		}
+		if len(h.c.Replacements()) > 0 {
+			h.kick(h.jobs)
+			return errs.E("heal.check", errs.Busy, "a drive is being replaced")
+		}
 		if err := h.checkPage(ctx); err != nil {
 			return errs.Wrap("heal.check", err)
 		}

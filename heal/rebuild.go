@@ -38,7 +38,8 @@ const (
 // which the collection of orphans judges like that of a writer that died.
 type rebuild struct {
 	r     Replacement
-	term  uint64 // 0: not the mover yet
+	term  uint64    // 0: not the mover yet
+	tried time.Time // when it last tried to move in; guarded by h.mu
 	state rebuildState
 	known bool // state was read from the newcomer
 	meter meter
@@ -79,28 +80,41 @@ func (h *Healer) rebuildAll(ctx context.Context) error {
 		jobs = append(jobs, b)
 	}
 	h.mu.Unlock()
-	// The members of a partition change one at a time: nobody moves in before an older replacement has.
-	blocked := false
-	for _, b := range jobs {
-		if blocked && !b.r.Joined {
-			h.show(b, func(j *Job) { j.State, j.LastErr = JobWaiting, "an earlier replacement comes first" })
-			continue
-		}
-		h.taint(ctx, "a drive was replaced")
-		err := h.rebuild1(ctx, b)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
+	// All move in before the first gets its shards: until then writes lack a drive. The members of a
+	// partition change one at a time, so nobody moves in before an older replacement has.
+	step := func(b *rebuild, f func(context.Context, *rebuild) error) bool {
+		err := f(ctx, b)
+		if err != nil && ctx.Err() == nil {
 			if errs.Is(err, errs.Stale) {
 				b.term = 0 // somebody else moves it, or did: look again
 			}
 			h.c.Logger.Info("a rebuild waits", "drive", b.r.New, "err", err)
 			h.show(b, func(j *Job) { j.State, j.LastErr = JobWaiting, err.Error() })
 		}
-		blocked = blocked || !b.r.Joined
+		return err == nil
 	}
-	return nil
+	var in []*rebuild
+	for _, b := range jobs {
+		h.taint(ctx, "a drive was replaced")
+		h.show(b, func(*Job) { b.tried = h.c.Now() })
+		if h.paused() {
+			h.show(b, func(j *Job) { j.State = JobPaused })
+			continue
+		}
+		if !b.r.Joined && slices.ContainsFunc(jobs, func(o *rebuild) bool { return !o.r.Joined && o.r.ID < b.r.ID }) {
+			h.show(b, func(j *Job) { j.State, j.LastErr = JobWaiting, "an earlier replacement comes first" })
+			continue
+		}
+		if step(b, h.beginRebuild) {
+			in = append(in, b)
+		}
+	}
+	for _, b := range in {
+		if ctx.Err() == nil {
+			step(b, h.fillNewcomer)
+		}
+	}
+	return ctx.Err()
 }
 
 // show changes what Status tells of a rebuild.
@@ -120,12 +134,9 @@ func (h *Healer) show(b *rebuild, f func(*Job)) {
 	}
 }
 
-func (h *Healer) rebuild1(ctx context.Context, b *rebuild) error {
+// beginRebuild makes the newcomer a member wherever the old drive was.
+func (h *Healer) beginRebuild(ctx context.Context, b *rebuild) error {
 	const op = "heal.rebuild"
-	if h.paused() {
-		h.show(b, func(j *Job) { j.State = JobPaused })
-		return nil
-	}
 	if _, ok := h.c.Drives.Shards(b.r.Old); ok {
 		return errs.E(op, errs.Busy, "the drive that is replaced is still in service")
 	}
@@ -152,10 +163,38 @@ func (h *Healer) rebuild1(ctx context.Context, b *rebuild) error {
 			return errs.Wrap(op, err)
 		}
 	}
+	return nil
+}
+
+// moveAgain is how often one that could not move in yet tries again while others get their shards.
+const moveAgain = time.Minute
+
+// moversWait reports whether a newcomer is to move in that has not tried, or not lately.
+func (h *Healer) moversWait() bool {
+	list, now := h.c.Replacements(), h.c.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(list, func(r Replacement) bool {
+		b := h.rebuilds[r.ID]
+		return !r.Joined && (b == nil || now.Sub(b.tried) >= moveAgain)
+	})
+}
+
+// fillNewcomer brings a newcomer that is a member its rows and shards, and ends the replacement.
+func (h *Healer) fillNewcomer(ctx context.Context, b *rebuild) error {
+	const op = "heal.rebuild"
+	to, ok := h.drive(b.r.New)
+	if !ok {
+		return errs.E(op, errs.Unavailable, "the new drive is not in service")
+	}
 	for !b.state.Walked {
 		h.show(b, func(j *Job) { j.State, j.Phase, j.LastErr = JobRunning, PhaseShards, "" })
 		if h.paused() {
 			h.show(b, func(j *Job) { j.State = JobPaused })
+			return nil
+		}
+		if h.moversWait() {
+			h.kick(h.jobs) // another one is to move in first
 			return nil
 		}
 		if err := h.rebuildPage(ctx, b, to); err != nil {
@@ -358,8 +397,8 @@ func (h *Healer) bringUp(ctx context.Context, b *rebuild, l *placement.Layout, t
 			b.state.Shards++
 			b.state.Bytes += written
 		}
-		mu.Unlock()
 		h.show(b, func(*Job) {})
+		mu.Unlock()
 	})
 	var rows []int
 	for at := range list {

@@ -550,3 +550,19 @@ func TestHealAndReplaceSurviveACrashAtAnyOperation(t *testing.T) {
 }
 
 var _ metadata.Replicas = (*world)(nil)
+
+// Two drives are lost: both newcomers move in before the first has its shards.
+func TestTwoReplacementsAtOnce(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	want := w.fill(20)
+	w.heal()
+	w.replace(1, 6)
+	w.replace(2, 7)
+	w.rebuilt()
+	w.heal()
+	w.equalDigests()
+	w.same(want)
+	if s := w.check(); s.State != StateHealthy {
+		t.Errorf("after both: %+v", s)
+	}
+}

@@ -71,10 +71,7 @@ func (h *Healer) compareReturned(ctx context.Context) error {
 	h.mu.Unlock()
 	slices.Sort(todo)
 	l := h.c.Layout()
-	if err := h.join(ctx, l, todo); err != nil {
-		return err
-	}
-	var fails []error
+	fails := []error{h.join(ctx, l, todo)}
 	for _, num := range todo {
 		d, ok := h.drive(num)
 		if !ok {

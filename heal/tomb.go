@@ -25,8 +25,10 @@ type tomb struct {
 
 const (
 	maxTombs  = 1 << 16 // registers that are remembered
-	tombBatch = 4096    // registers of one pass
-	tombTries = 8       // the walks find it after that
+	tombBatch = 4096    // registers that are taken together
+	// tombsAtOnce are dropped side by side, so that they share their syncs.
+	tombsAtOnce = 8
+	tombTries   = 8 // the walks find it after that
 	// tombAfter is how long after a hint a tombstone is looked at: decisions are on their way.
 	tombAfter = 10 * time.Second
 )
@@ -49,29 +51,31 @@ func (h *Healer) hintTomb(a *metadata.Address) {
 // dropTombs drops the tombstones that are due, as far as all members are here.
 func (h *Healer) dropTombs(ctx context.Context) error {
 	l := h.c.Layout()
-	now := h.c.Now()
-	var due []*tomb
-	h.mu.Lock()
-	for _, t := range h.tombs.at {
-		if !now.Before(t.due) {
-			if due = append(due, t); len(due) == tombBatch {
-				break
+	for ctx.Err() == nil && !h.paused() {
+		now := h.c.Now()
+		var due []*tomb
+		h.mu.Lock()
+		for _, t := range h.tombs.at {
+			if !now.Before(t.due) {
+				if due = append(due, t); len(due) == tombBatch {
+					break
+				}
 			}
 		}
-	}
-	h.mu.Unlock()
-	for _, t := range due {
-		if ctx.Err() != nil || h.paused() {
-			return ctx.Err()
-		}
-		over := h.dropTomb(ctx, l, t.addr)
-		h.mu.Lock()
-		if t.tries++; over || t.tries >= tombTries {
-			delete(h.tombs.at, string(t.addr.AppendTo(nil)))
-		} else {
-			t.due = now.Add(tombAfter << t.tries)
-		}
 		h.mu.Unlock()
+		each(tombsAtOnce, due, func(t *tomb) {
+			over := ctx.Err() != nil || h.dropTomb(ctx, l, t.addr)
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if t.tries++; over || t.tries >= tombTries {
+				delete(h.tombs.at, string(t.addr.AppendTo(nil)))
+			} else {
+				t.due = now.Add(tombAfter << t.tries)
+			}
+		})
+		if len(due) < tombBatch {
+			break
+		}
 	}
 	return h.dropSlices(ctx, l)
 }
