@@ -32,16 +32,16 @@ type DriveStore struct {
 type Config struct {
 	Drives []DriveStore // those that are open
 	Logger *slog.Logger
-	// ChangeTimeout bounds a change, and the wait for a leader in it; 0 means 2 s.
+	// ChangeTimeout bounds one try of a change, and the wait for a leader in it; 0 means 4 s.
 	ChangeTimeout time.Duration
 }
 
 const (
-	heartbeat     = 200 * time.Millisecond
-	copyTimeout   = time.Second     // that a change waits for the copies
-	writeTimeout  = 5 * time.Second // after which a voter's drive counts as stuck
-	snapshotAfter = 1024            // log entries between snapshots
-	trailing      = 256             // entries kept behind a snapshot
+	heartbeat     = 500 * time.Millisecond // long beside a slow sync: a leader that is only slow stays one
+	copyTimeout   = time.Second            // that a change waits for the copies
+	writeTimeout  = 5 * time.Second        // after which a voter's drive counts as stuck
+	snapshotAfter = 1024                   // log entries between snapshots
+	trailing      = 256                    // entries kept behind a snapshot
 )
 
 // Control is this process's part of the control plane.
@@ -87,7 +87,7 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.ChangeTimeout <= 0 {
-		c.ChangeTimeout = 2 * time.Second
+		c.ChangeTimeout = 4 * time.Second
 	}
 	k := &Control{c: c, log: c.Logger, voters: map[uint16]*voter{}, copies: map[uint16]*copyOf{},
 		membership: newTurn(), lifecycle: newTurn(), closing: make(chan struct{})}
@@ -655,6 +655,25 @@ func (k *Control) Refresh(ctx context.Context) error {
 	})
 }
 
+// repeat makes a change that may be made twice: it tries again, for twice the time of a change, while
+// the outcome is not known, such as when its leader is lost. asked tells that an earlier try may have
+// had its effect.
+func (k *Control) repeat(ctx context.Context, c *command) (result any, asked bool, err error) {
+	end := time.Now().Add(2 * k.c.ChangeTimeout)
+	for {
+		result, err = k.change(ctx, c)
+		if !errs.Is(err, errs.Unknown) || ctx.Err() != nil || time.Now().After(end) {
+			return result, asked, err
+		}
+		asked = true
+		select {
+		case <-time.After(heartbeat / 10):
+		case <-ctx.Done():
+			return nil, true, err
+		}
+	}
+}
+
 func bucketOf(result any, err error) (Bucket, error) {
 	if err != nil {
 		return Bucket{}, err
@@ -666,7 +685,11 @@ func bucketOf(result any, err error) (Bucket, error) {
 // CreateBucket makes a bucket; ID and Epoch are given by the state. When the name is taken the
 // error is of kind Exists, and ExistingBucket tells by whom.
 func (k *Control) CreateBucket(ctx context.Context, b Bucket) (Bucket, error) {
-	return bucketOf(k.change(ctx, &command{op: opCreateBucket, bucket: b}))
+	result, asked, err := k.repeat(ctx, &command{op: opCreateBucket, bucket: b})
+	if was, ok := ExistingBucket(err); ok && asked && was.Created == b.Created && was.Owner == b.Owner {
+		return was, nil // it was made by the try whose outcome was not known
+	}
+	return bucketOf(result, err)
 }
 
 // ExistingBucket returns the bucket that was in the way of CreateBucket.
@@ -680,13 +703,17 @@ func ExistingBucket(err error) (Bucket, bool) {
 
 // BeginDeleteBucket marks a bucket as being deleted, and returns its new epoch.
 func (k *Control) BeginDeleteBucket(ctx context.Context, id uint64) (epoch uint64, err error) {
-	b, err := bucketOf(k.change(ctx, &command{op: opBeginDelete, id: id}))
+	result, _, err := k.repeat(ctx, &command{op: opBeginDelete, id: id})
+	b, err := bucketOf(result, err)
 	return b.Epoch, err
 }
 
 // FinishDeleteBucket removes a bucket whose deletion began at epoch.
 func (k *Control) FinishDeleteBucket(ctx context.Context, id, epoch uint64) error {
-	_, err := k.change(ctx, &command{op: opFinishDelete, id: id, epoch: epoch})
+	_, asked, err := k.repeat(ctx, &command{op: opFinishDelete, id: id, epoch: epoch})
+	if asked && errs.Is(err, errs.NotFound) {
+		return nil // ids are never used again: an earlier try removed it
+	}
 	return err
 }
 
@@ -701,7 +728,7 @@ func (k *Control) SetVersioning(ctx context.Context, id uint64, v Versioning) er
 	if v > Suspended {
 		return errs.E("cluster.SetVersioning", errs.Invalid, "no such versioning state")
 	}
-	_, err := k.change(ctx, &command{op: opSetVersioning, id: id, versioning: v})
+	_, _, err := k.repeat(ctx, &command{op: opSetVersioning, id: id, versioning: v})
 	return err
 }
 
@@ -710,19 +737,19 @@ func (k *Control) SetBucketConfig(ctx context.Context, id uint64, document strin
 	if len(value) > maxDocument {
 		return errs.E("cluster.SetBucketConfig", errs.Invalid, "the document is too large")
 	}
-	_, err := k.change(ctx, &command{op: opSetConfig, id: id, document: document, value: value})
+	_, _, err := k.repeat(ctx, &command{op: opSetConfig, id: id, document: document, value: value})
 	return err
 }
 
 // PutAccessKey stores a pair of keys.
 func (k *Control) PutAccessKey(ctx context.Context, key AccessKey) error {
-	_, err := k.change(ctx, &command{op: opPutKey, key: key})
+	_, _, err := k.repeat(ctx, &command{op: opPutKey, key: key})
 	return err
 }
 
 // DeleteAccessKey removes a pair of keys.
 func (k *Control) DeleteAccessKey(ctx context.Context, id string) error {
-	_, err := k.change(ctx, &command{op: opDeleteKey, key: AccessKey{ID: id}})
+	_, _, err := k.repeat(ctx, &command{op: opDeleteKey, key: AccessKey{ID: id}})
 	return err
 }
 

@@ -479,3 +479,47 @@ func BenchmarkApplyWith10000Buckets(b *testing.B) {
 		s.apply(s.Applied+1, &command{op: opCreateBucket, bucket: Bucket{Name: "bucket-x"}})
 	}
 }
+
+// TestABucketIsMadeThoughItsLeaderIsLost loses the leader's drive while a bucket is being made: the
+// caller need not know, and the bucket is made once.
+func TestABucketIsMadeThoughItsLeaderIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stores := []*stuckKV{{memKV: newMemKV()}, {memKV: newMemKV()}, {memKV: newMemKV()}}
+		k := openOn(t, stores[0], stores[1], stores[2])
+		defer k.Close()
+		var lost uint16
+		k.mu.Lock()
+		for num, v := range k.voters {
+			if v.raft.State() == raft.Leader {
+				lost = num
+			}
+		}
+		k.mu.Unlock()
+		if lost == 0 {
+			t.Fatal("no leader")
+		}
+		stores[lost-1].shut()
+		type result struct {
+			b   Bucket
+			err error
+		}
+		done := make(chan result, 1)
+		go func() {
+			b, err := k.CreateBucket(context.Background(), Bucket{Name: "b", Owner: "a", Created: 1})
+			done <- result{b, err}
+		}()
+		synctest.Wait()
+		k.DriveLost(lost)
+		r := <-done
+		stores[lost-1].open()
+		if r.err != nil || r.b.ID == 0 {
+			t.Errorf("CreateBucket: %+v, %v", r.b, r.err)
+		}
+		if got, ok := k.State().Bucket("b"); !ok || got.ID != r.b.ID {
+			t.Errorf("the bucket is %+v, and %+v was answered", got, r.b)
+		}
+		if _, err := k.CreateBucket(context.Background(), Bucket{Name: "b", Owner: "a", Created: 2}); !errs.Is(err, errs.Exists) {
+			t.Errorf("a second bucket of the name: %v", err)
+		}
+	})
+}
