@@ -103,8 +103,8 @@ func (w *world) judge() {
 	if w.failed() {
 		return
 	}
-	if w.raft && len(w.drives) > 2 {
-		return // hours of heartbeats cost too much
+	if w.brief || w.raft && len(w.drives) > 2 {
+		return // hours cost too much, those of heartbeats at that
 	}
 	// What a writer left behind without sealing it is swept when the process starts, or after a day.
 	w.shutDown()

@@ -23,23 +23,30 @@ var (
 	flagFaults = flag.String("faults", "", "only these faults, by name, separated by commas")
 )
 
-// shortRuns fit into a run of all tests under the race detector.
-const shortRuns = 12
+// shortRuns fit into a run of all tests. They are brief, and fewer under the race detector: idle
+// hours are thousands of timers, which it makes dear.
+const shortRuns = 10
 
 // hungAfter is how long, in this world, a run may take.
-const hungAfter = 2 * time.Minute
+const hungAfter = 10 * time.Minute
 
-type options struct{ faults []string }
+type options struct {
+	faults []string
+	brief  bool // minutes of virtual time instead of hours
+}
 
 func TestSim(t *testing.T) {
 	runs, from := *flagRuns, *flagFrom
-	if runs == 0 {
-		runs = shortRuns
+	var o options
+	if runs == 0 && *flagSeed == 0 {
+		o.brief = true
+		if runs = shortRuns; raceEnabled {
+			runs = shortRuns / 2
+		}
 	}
 	if *flagSeed != 0 {
 		runs, from = 1, *flagSeed
 	}
-	var o options
 	if *flagFaults != "" {
 		o.faults = strings.Split(*flagFaults, ",")
 	}
@@ -65,6 +72,8 @@ func play(t *testing.T, seed uint64, o options) (ops int, virtual time.Duration)
 	began := time.Now()
 	bubble(t, seed, func() {
 		w = newWorld(seed, *flagTrace || *flagKeep != "")
+		w.brief = o.brief
+		w.raft = w.raft && !o.brief
 		w.run(o)
 		w.bury()
 		virtual = time.Since(w.began)

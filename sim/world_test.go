@@ -27,6 +27,7 @@ type world struct {
 	began   time.Time  // virtual
 	profile erasure.Profile
 	raft    bool // the real control plane
+	brief   bool // no idle hours
 	cache   int64
 	table   *tableControl
 	fs      *simFS
@@ -283,7 +284,7 @@ func (w *world) round(clients []*client, o options) {
 	}
 	wg.Wait()
 	idle := []time.Duration{time.Minute, 20 * time.Minute, time.Hour}[w.rng.IntN(3)]
-	if w.raft {
+	if w.raft || w.brief {
 		idle = min(idle, 2*time.Minute)
 	}
 	if len(undo) > 0 && w.rng.IntN(2) == 0 {

@@ -1,0 +1,6 @@
+//go:build !race
+
+package sim
+
+// raceEnabled tells that the race detector runs.
+const raceEnabled = false
