@@ -46,6 +46,7 @@ type checkState struct {
 	VerifiedShards    int64
 	VerifiedBytes     int64
 	Tainted           string    // why it does not hold any more; empty: it does
+	Again             string    // why that of the check under way will not hold; empty: it will
 	Auto              time.Time // when one last began by itself
 }
 
@@ -168,13 +169,18 @@ func (h *Healer) keepTaint(ctx context.Context) error {
 	why := h.check.taints
 	h.mu.Unlock()
 	s := &h.check.state
-	if why != "" && s.Tainted == "" {
-		s.Tainted = why
+	changed := false
+	for _, at := range []*string{&s.Tainted, &s.Again} {
+		if why != "" && *at == "" && (at == &s.Tainted || !s.Begun.IsZero()) {
+			*at, changed = why, true
+		}
+	}
+	if changed {
 		if err := h.saveCheck(ctx); err != nil {
 			return err
 		}
 		h.mu.Lock()
-		h.check.shown.Tainted = why
+		h.check.shown.Tainted = s.Tainted
 		h.mu.Unlock()
 	}
 	h.mu.Lock()
@@ -252,9 +258,9 @@ func (h *Healer) checkAll(ctx context.Context) error {
 func (h *Healer) endCheck(ctx context.Context) error {
 	const op = "heal.check"
 	s := &h.check.state
-	h.mu.Lock()
-	away := h.check.taints != "" && s.Tainted == ""
-	h.mu.Unlock()
+	if err := h.keepTaint(ctx); err != nil {
+		return err
+	}
 	left := 0
 	if s.Bad > s.Repaired { // what could not be mended at once is on the lists until it is
 		for _, d := range h.local() {
@@ -271,23 +277,20 @@ func (h *Healer) endCheck(ctx context.Context) error {
 	if _, gone := h.members(h.c.Layout()); len(gone) > 0 {
 		return errs.E(op, errs.Unavailable, "a drive is away")
 	}
+	before := *s
 	s.Repaired = s.Bad
 	s.Total = s.Done
 	s.Verified, s.VerifiedRegisters, s.VerifiedShards, s.VerifiedBytes = h.c.Now(), s.Done, s.Shards, s.Bytes
-	s.Tainted = ""
-	if away { // while it was under way
-		s.Tainted = "a drive was away during the last check"
-	}
-	begun := s.Begun
+	s.Tainted, s.Again = s.Again, ""
 	s.Begun, s.After, s.Walked = time.Time{}, nil, false
 	// The one point from which on the store counts as verified.
 	if err := h.saveCheck(ctx); err != nil {
-		s.Begun, s.Walked = begun, true
+		*s = before
 		return err
 	}
 	h.showCheck(JobDone, nil)
 	h.mu.Lock()
-	h.check.job.Begun, h.check.job.Ended = begun, s.Verified
+	h.check.job.Begun, h.check.job.Ended = before.Begun, s.Verified
 	h.end(h.check.job)
 	h.mu.Unlock()
 	h.c.Logger.Info("everything was verified", "registers", s.Done, "shards", s.Shards, "bytes", s.Bytes, "repaired", s.Repaired)

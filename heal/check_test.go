@@ -166,6 +166,7 @@ func TestCheckGoesOnAfterARestartAndWaitsForDrives(t *testing.T) {
 	}
 	w.reborn()
 	w.down[2].Store(true)
+	w.heal()
 	s := w.check()
 	if i := slices.IndexFunc(s.Jobs, func(j Job) bool { return j.State == JobWaiting }); i < 0 || s.Jobs[i].Done < walkPage {
 		t.Fatalf("with a drive away: %+v", s)
@@ -173,6 +174,13 @@ func TestCheckGoesOnAfterARestartAndWaitsForDrives(t *testing.T) {
 	w.down[2].Store(false)
 	if s = w.check(); s.VerifiedRegisters != walkPage+10 || s.Jobs[0].State != JobDone {
 		t.Errorf("at the end: %+v", s)
+	}
+	if s.State == StateHealthy {
+		t.Errorf("a drive was away while it was checked: %+v", s)
+	}
+	w.healer.StartCheck()
+	if s = w.check(); s.State != StateHealthy {
+		t.Errorf("after the next check: %+v", s)
 	}
 }
 
