@@ -221,7 +221,7 @@ func TestEveryMetricOfHealingIsThere(t *testing.T) {
 }
 
 func (f *fake) Replacements() []Replacement { return f.under }
-func (f *fake) CheckNew(path string) error {
+func (f *fake) CheckNew(_ context.Context, path string) error {
 	f.did = append(f.did, "check "+path)
 	return f.unfit
 }

@@ -29,7 +29,7 @@ type Operator interface {
 	Replacements() []Replacement
 	// CheckNew says whether a new drive can be made at path: an empty directory, one of those that
 	// the server was started with, that no drive is served from. Nothing is changed.
-	CheckNew(path string) error
+	CheckNew(ctx context.Context, path string) error
 	// Replace begins to replace the drive old by a new one at path, which CheckNew found fit. Once it
 	// returns without error, the replacement is durable and goes on by itself, over restarts too.
 	Replace(ctx context.Context, old uint16, path string) (Replacement, error)
@@ -289,7 +289,7 @@ func (h *Handler) replace(r *http.Request, q *ReplaceRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.Operator.CheckNew(q.Path); err != nil {
+	if err := h.Operator.CheckNew(r.Context(), q.Path); err != nil {
 		return nil, err
 	}
 	a := &ReplaceAnswer{DryRun: q.DryRun, Old: old, Path: q.Path, Before: h.redundancy(0), After: h.redundancy(old)}

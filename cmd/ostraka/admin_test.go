@@ -247,12 +247,12 @@ func TestOnATerminalItAsksAndDrawsABar(t *testing.T) {
 	on := func(width int) func() (int, bool) { return func() (int, bool) { return width, true } }
 	h := httptest.NewServer(replacing())
 	defer h.Close()
-	code, out, stderr := adminAt(t, h.URL, process{terminal: on(100), stdin: strings.NewReader("y\n")}, "drive", "replace", "/d2")
-	if code != 0 || !strings.Contains(stderr, "Go on?") || !strings.Contains(out, "\rrebuild of drive 7 [######..................] shards") || !strings.Contains(out, "99.9%") {
+	code, out, stderr := adminAt(t, h.URL, process{terminal: on(120), stdin: strings.NewReader("y\n")}, "drive", "replace", "/d2")
+	if code != 0 || !strings.Contains(stderr, "Go on?") || !strings.Contains(out, "\rrebuild of drive 7 [######..................] shards  25.0%  250/1,000 objects  250 MiB") || !strings.Contains(out, "99.9%") || !strings.Contains(out, "1m30s left") {
 		t.Errorf("code %d, printed %q and %q", code, out, stderr)
 	}
 	for line := range strings.SplitSeq(out[strings.Index(out, "\r"):strings.LastIndex(out, "\r")], "\r") {
-		if n := len(strings.TrimSuffix(line, "\x1b[K")); n > 99 {
+		if n := len(strings.TrimSuffix(line, "\x1b[K")); n > 119 {
 			t.Errorf("a line of %d columns: %q", n, line)
 		}
 	}

@@ -63,6 +63,7 @@ const (
 	prepareEvery  = 5 * time.Second  // replacements that could not be prepared
 	prepareWithin = 30 * time.Second // one drive
 	answerWithin  = 10 * time.Second // an operator is told what hinders, if it is known by then
+	noticeWithin  = 5 * time.Second  // a drive is gone
 	persistFor    = 20 * time.Second // a change of the control plane is tried again
 	persistEvery  = 100 * time.Millisecond
 )
@@ -203,8 +204,18 @@ func (o *operator) forHealing() []heal.Replacement {
 }
 
 // CheckNew implements console.Operator.
-func (o *operator) CheckNew(path string) error {
+func (o *operator) CheckNew(ctx context.Context, path string) error {
 	const op = "server.CheckNew"
+	// A drive that is gone is noticed within a second or two.
+	for until := time.Now().Add(noticeWithin); time.Now().Before(until) && o.gone(path); {
+		timer := time.NewTimer(persistEvery)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return errs.As(op, errs.Canceled, ctx.Err())
+		}
+	}
 	at := slices.IndexFunc(o.set.Status(), func(p node.PathStatus) bool { return p.Path == path })
 	if at < 0 {
 		return errs.E(op, errs.NotFound, path+" is not one of the paths that the server was started with, as `ostraka admin drive list` shows them; add it to them and start the server again")
@@ -230,6 +241,12 @@ func (o *operator) CheckNew(path string) error {
 		return errs.E(op, errs.Invalid, path+" holds a drive, and nothing is formatted over one; if its data is given up, empty the directory, and replace it then")
 	}
 	return &errs.Error{Op: op, Kind: errs.Drive, Msg: path + " cannot be used", Err: in.Err}
+}
+
+// gone reports whether a drive is in service at a path where none is any more.
+func (o *operator) gone(path string) bool {
+	return slices.ContainsFunc(o.set.Status(), func(p node.PathStatus) bool { return p.Path == path && p.Open }) &&
+		disk.Inspect(vfs.Default, path).Status == disk.Empty
 }
 
 // Replace implements console.Operator.

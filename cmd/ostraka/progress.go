@@ -68,26 +68,37 @@ func counts(j *console.Job) (parts []string) {
 }
 
 const (
-	barWidth = 24
-	minWidth = 20 // of a terminal; narrower ones are taken for this
+	minBar, maxBar = 8, 24
+	minWidth       = 20 // of a terminal; narrower ones are taken for this
 )
 
-// progressLine is a job as a bar with its figures, in width columns at most.
+// progressLine is a job as a bar with its figures, in width columns at most. The bar gives way to
+// the figures.
 func progressLine(j *console.Job, width int) string {
-	bar := strings.Repeat(".", barWidth)
-	if part, ok := fraction(j); ok {
-		n := int(part * barWidth)
-		bar = strings.Repeat("#", n) + bar[n:]
-	}
+	part, known := fraction(j)
 	state := j.State
 	if j.Phase != "" && state == "running" {
 		state = j.Phase
 	}
-	line := fmt.Sprintf("%s [%s] %s  %s", jobName(j), bar, state, strings.Join(counts(j), "  "))
-	if w := max(width, minWidth); len(line) > w { // all of it is ASCII
-		line = line[:w]
+	figures := []string{state}
+	if known {
+		figures = append(figures, fmt.Sprintf("%.1f%%", 100*part), humanize.Comma(j.Done)+"/"+humanize.Comma(max(j.Total, j.Done))+" objects")
+	} else {
+		figures = append(figures, humanize.Comma(j.Done)+" objects")
 	}
-	return line
+	figures = append(figures, bytesOf(j.Bytes))
+	if j.State == "running" && j.BytesPerSecond > 0 {
+		figures = append(figures, bytesOf(int64(j.BytesPerSecond))+"/s")
+	}
+	if j.Remaining != nil {
+		figures = append(figures, duration(time.Duration(*j.Remaining*float64(time.Second)).Round(time.Second))+" left")
+	}
+	name, rest := jobName(j), strings.Join(figures, "  ")
+	width = max(width, minWidth)
+	size := min(max(width-len(name)-len(rest)-len(" [] "), minBar), maxBar)
+	full := int(part * float64(size))
+	line := name + " [" + strings.Repeat("#", full) + strings.Repeat(".", size-full) + "] " + rest
+	return line[:min(len(line), width)] // all of it is ASCII
 }
 
 // How often a follower looks, and how long it waits for a server that does not answer.
