@@ -30,6 +30,7 @@ type Package struct {
 type Rule struct {
 	Dir    string   // first element of the path below the module
 	May    []string // other Dirs
+	Tests  []string // other Dirs, later ones, that only its tests may import
 	Reason string
 }
 
@@ -42,7 +43,7 @@ var Table = []Rule{
 	{Dir: "disk", May: []string{"internal", "erasure", "placement", "metadata"}, Reason: "one drive, which knows no other"},
 	{Dir: "node", May: []string{"internal", "erasure", "placement", "metadata", "disk"}, Reason: "carries drives, decides nothing about data"},
 	{Dir: "cluster", May: []string{"internal", "erasure", "placement", "metadata", "disk", "node"}, Reason: "membership and configuration, never object data"},
-	{Dir: "object", May: []string{"internal", "erasure", "placement", "metadata", "disk", "node", "cluster"}, Reason: "the pipeline, without HTTP"},
+	{Dir: "object", May: []string{"internal", "erasure", "placement", "metadata", "disk", "node", "cluster"}, Tests: []string{"heal"}, Reason: "the pipeline, without HTTP; its tests collect what a failed request left"},
 	{Dir: "heal", May: []string{"internal", "erasure", "placement", "metadata", "disk", "node", "cluster", "object"}, Reason: "repairs beside the request path, never in it"},
 	{Dir: "auth", May: []string{"internal"}, Reason: "who asks and may they: independent of what is stored"},
 	{Dir: "s3api", May: []string{"internal", "erasure", "placement", "metadata", "cluster", "object", "auth"}, Reason: "the wire; drives and repair are none of its business"},
@@ -76,6 +77,9 @@ func Check(pkgs []Package) []string {
 		}
 		for _, e := range earlier {
 			tests[r.Dir][e] = len(r.May) > 0
+		}
+		for _, t := range r.Tests {
+			tests[r.Dir][t] = true
 		}
 		earlier = append(earlier, r.Dir)
 	}
