@@ -83,7 +83,11 @@ func (h *Handler) driveStatuses(ctx context.Context) []DriveStatus {
 	for _, d := range l.Drives() {
 		if !seen[d.Num] {
 			n := int(d.Num)
-			out = append(out, DriveStatus{Number: &n, State: "absent", Role: role(d.Num), Reason: "it is at none of the paths of this server"})
+			s := DriveStatus{Number: &n, State: "absent", Role: role(d.Num), Reason: "it is at none of the paths of this server"}
+			if s.Role == "replaced" {
+				s.State, s.Reason = "replaced", "another drive takes its place"
+			}
+			out = append(out, s)
 		}
 	}
 	return out

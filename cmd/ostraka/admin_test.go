@@ -285,7 +285,7 @@ func TestWithoutForceARefusalEndsWithThree(t *testing.T) {
 }
 
 func TestFollowingStopsWithFourAndSaysThatTheWorkGoesOn(t *testing.T) {
-	script := &scripted{next: map[string][]any{"heal": {console.HealStatus{Jobs: []console.Job{{Kind: "check", State: "running", Total: 10, Done: 1}}}}}}
+	script := &scripted{next: map[string][]any{"drives": {console.DriveList{}}, "heal": {console.HealStatus{Jobs: []console.Job{{Kind: "check", State: "running", Total: 10, Done: 1}}}}}}
 	h := httptest.NewServer(script)
 	defer h.Close()
 	ctx, stop := context.WithCancel(t.Context())
@@ -311,10 +311,12 @@ func TestWatchingEndsWithOneIfSomethingIsLeft(t *testing.T) {
 		{"nothing is known to be wrong", console.HealStatus{State: "unknown"}, 0},
 		{"a drive is away", console.HealStatus{State: "degraded", Why: []string{"drive 2 is away"}, Backlog: 3, Blocked: 3}, 1},
 	} {
-		h := httptest.NewServer(&scripted{next: map[string][]any{"heal": {console.HealStatus{State: "working", Backlog: 9, Active: 1}, c.last}}})
+		h := httptest.NewServer(&scripted{next: map[string][]any{
+			"drives": {console.DriveList{}, console.DriveList{Replacements: []console.Replacement{{ID: 1, Old: 2, New: 7}}}, console.DriveList{}},
+			"heal":   {console.HealStatus{State: "working", Backlog: 9, Active: 1}, console.HealStatus{State: "unknown"}, c.last}}})
 		code, out, stderr := adminAt(t, h.URL, process{}, "heal", "status", "--watch")
 		h.Close()
-		if code != c.code || !strings.Contains(out, "repairs: 9 outstanding") {
+		if code != c.code || !strings.Contains(out, "repairs: 9 outstanding") || !strings.Contains(out, "drive 7 takes the place of drive 2: waiting") {
 			t.Errorf("%s: code %d, want %d: %s%s", c.name, code, c.code, out, stderr)
 		}
 	}

@@ -193,6 +193,10 @@ func (f *follower) work(ctx context.Context) error {
 		if err != nil {
 			return false, err
 		}
+		var drives console.DriveList
+		if _, err := f.e.send(ctx, request{method: http.MethodGet, path: "drives"}, &drives); err != nil {
+			return false, err
+		}
 		var todo []console.Job
 		for _, j := range h.Jobs {
 			if j.State != "done" {
@@ -204,10 +208,17 @@ func (f *follower) work(ctx context.Context) error {
 			f.json(raw)
 		case len(todo) > 0:
 			f.job(&todo[0], len(todo)-1)
+		case len(drives.Replacements) > 0: // which healing is about to begin
+			r := drives.Replacements[0]
+			text := fmt.Sprintf("drive %d takes the place of drive %d: waiting for healing to begin", r.New, r.Old)
+			if r.Problem != "" {
+				text = fmt.Sprintf("drive %d does not take the place of drive %d yet: %s", r.New, r.Old, r.Problem)
+			}
+			f.line(text, text)
 		case h.Backlog > 0:
 			f.line(fmt.Sprintf("repairs: %s outstanding, %s of them wait for drives", humanize.Comma(int64(h.Backlog)), humanize.Comma(int64(h.Blocked))), "repairs")
 		}
-		return len(todo) == 0 && (h.Backlog == 0 || h.Blocked >= h.Backlog && h.Active == 0), nil
+		return len(todo)+len(drives.Replacements) == 0 && (h.Backlog == 0 || h.Blocked >= h.Backlog && h.Active == 0), nil
 	})
 	f.end()
 	if err != nil {
