@@ -127,7 +127,7 @@ func (s *sim) checkData(reg *register, d *Data) {
 
 // heal brings all drives up and every register to one state, over perfect calls.
 func (s *sim) heal() {
-	s.msgs = nil
+	s.msgs, s.slow = nil, nil
 	s.recover()
 	s.now += 10 * simDay // above every promise
 	s.with.skew = false

@@ -312,6 +312,9 @@ func (c *proc) next(st step) {
 		if c.kind == opComplete && c.main && !c.p.identity {
 			c.up.sent = true
 		}
+		if s.with.tombs && s.rng.IntN(6) == 0 {
+			c.paused = true
+		}
 		s.proposed(c.of, c.p)
 		for pos := range c.group(c.of.part).Drives {
 			c.accept(pos, &AcceptRequest{Header: c.header(c.of.part), Address: c.of.addr, Ballot: c.p.ballot, State: *c.p.state})

@@ -26,6 +26,9 @@ func (s *sim) startAny() {
 	if reg.versioned {
 		kinds = []opKind{opPush, opPush, opPush, opInm, opDelv, opDelv, opGet, opGet, opGet, opGC, opDrop, opRepair, opList}
 	}
+	if s.with.tombs {
+		kinds = []opKind{opPut, opPut, opInm, opDel, opDel, opDrop, opDrop, opDrop, opGet, opRepair, opList}
+	}
 	if s.with.uploads && rng.IntN(3) > 0 {
 		kinds = []opKind{opPart, opPart, opPart, opComplete, opComplete, opComplete, opAbort, opSweep, opRemains, opDrop, opRepair}
 	}

@@ -395,6 +395,7 @@ func (c *proc) startJoin(part int) {
 // settleSwaps ends, over perfect messages, what was begun, and makes members of those that were away.
 func (s *sim) settleSwaps() {
 	s.procs = nil
+	s.mut.wedgeTooFew = false // who goes on with so few seldom comes to an end
 	play := func(c *proc) {
 		for i := 0; !c.done && i < 100000; i++ {
 			if len(s.msgs) == 0 {

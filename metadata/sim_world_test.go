@@ -3,6 +3,7 @@ package metadata
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/ostraka/ostraka/erasure"
@@ -80,6 +81,7 @@ type features struct {
 	skew    bool // clocks differ by a day, and jump
 	pause   bool // gateways stand still for days
 	swap    bool // drives take the place of others
+	tombs   bool // one key that comes and goes; doubles come very late, and gateways stand still in between
 }
 
 type sim struct {
@@ -100,7 +102,8 @@ type sim struct {
 	bodies   map[int]*body // by operation
 	seqOf    map[int]uint64
 	msgs     []simMsg
-	procs    []*proc // that are not done
+	slow     []simMsg // doubles that come late
+	procs    []*proc  // that are not done
 	now      uint64
 	clock    int64 // of the history
 	ops      int
@@ -135,7 +138,10 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 		s.promises = 4 // eviction
 	}
 	s.with = features{wide: rng.IntN(4) == 0, uploads: rng.IntN(4) == 0, bucket: rng.IntN(8) == 0, skew: rng.IntN(4) == 0, pause: rng.IntN(6) == 0,
-		swap: rng.IntN(4) == 0}
+		swap: rng.IntN(4) == 0, tombs: rng.IntN(6) == 0}
+	if mut.forgetPromises {
+		s.with.swap = false // a mover that meets such a drive gets nowhere, which proves nothing
+	}
 	n := cfg.q.N
 	shift := 0
 	if s.with.wide {
@@ -153,12 +159,15 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	}
 	s.bucket = simBucketState{epoch: 1}
 	keys := 1 + rng.IntN(3)
-	if rng.IntN(8) == 0 {
+	switch {
+	case s.with.tombs:
+		keys = 1
+	case rng.IntN(8) == 0:
 		keys = 8
 	}
 	for i := range keys {
 		r := s.register(Address{Kind: KindObject, Bucket: simBucket, Key: []byte{'k', byte('0' + i)}}, i%len(s.layout))
-		r.key, r.versioned = i, rng.IntN(2) == 0
+		r.key, r.versioned = i, rng.IntN(2) == 0 && !s.with.tombs
 		s.keys = append(s.keys, r)
 	}
 	if s.with.uploads {
@@ -288,7 +297,11 @@ func (s *sim) run() {
 			}
 			if len(s.msgs) == 0 {
 				if idle && started >= planned {
-					break
+					if len(s.slow) == 0 {
+						break
+					}
+					s.msgs, s.slow, lost, doubled = s.slow, nil, 0, 0
+					continue
 				}
 				if closed++; closed%10 == 0 {
 					s.recover()
@@ -297,6 +310,11 @@ func (s *sim) run() {
 			}
 		}
 		s.deliver(rng.IntN(len(s.msgs)), lost, doubled)
+		if len(s.slow) > 0 && rng.IntN(100) == 0 {
+			i := rng.IntN(len(s.slow))
+			s.msgs = append(s.msgs, s.slow[i])
+			s.slow = slices.Delete(s.slow, i, i+1)
+		}
 	}
 	for _, c := range s.procs {
 		if !c.done {
@@ -351,7 +369,10 @@ func (s *sim) deliver(i int, lost, doubled float64) {
 		}
 		return
 	}
-	if s.rng.Float64() >= doubled {
+	if again := s.rng.Float64() < doubled; !again || s.with.tombs {
+		if again && m.drive >= 0 {
+			s.slow = append(s.slow, m)
+		}
 		last := len(s.msgs) - 1
 		s.msgs[i] = s.msgs[last]
 		s.msgs[last] = simMsg{}
