@@ -306,7 +306,16 @@ func TestFaultAllDrivesFull(t *testing.T) {
 	})
 	h.bodies["held/again"] = randomBody(5, fillBody)
 	t.Logf("a PUT is acknowledged %v after deletes", time.Since(begin).Round(time.Second))
-	s.waitState(backAfterDeletes, 4, "online")
+	poll(t, backAfterDeletes, 500*time.Millisecond, "the room of what was deleted", func() error {
+		for i := range s.dirs {
+			// A quarter of the file system is the reserve.
+			if free := s.free(i); free < (32+16)*mib {
+				return fmt.Errorf("drive %d has %d MiB free", i+1, free/mib)
+			}
+		}
+		return nil
+	})
+	s.waitState(time.Minute, 4, "online")
 	h.hold(s, "with-room", rng)
 	h.check(s, "with room")
 	s.waitHealed(slices.Sorted(maps.Keys(h.bodies)), 3*time.Minute)
