@@ -18,13 +18,10 @@ const digestFlush = 1024
 
 // share is what one row adds to the digest of its slice.
 func share(head []byte, id Ballot) (d Digest) {
-	var h xxh3.Hasher
-	_, _ = h.Write(head)
-	var b [16]byte
-	binary.BigEndian.PutUint64(b[:], id.Counter)
-	binary.BigEndian.PutUint64(b[8:], id.Proposer)
-	_, _ = h.Write(b[:])
-	return h.Sum128().Bytes()
+	b := append(make([]byte, 0, 256), head...) // mostly on the stack
+	b = binary.BigEndian.AppendUint64(b, id.Counter)
+	b = binary.BigEndian.AppendUint64(b, id.Proposer)
+	return xxh3.Hash128(b).Bytes()
 }
 
 func (d *Digest) xor(o Digest) {
@@ -35,8 +32,8 @@ func (d *Digest) xor(o Digest) {
 
 // sliceDigest is the digest of one slice as the store has it, guarded by the lock of its stripe.
 type sliceDigest struct {
-	known bool
-	d     Digest
+	unknown bool // a batch that was to change it failed
+	d       Digest
 }
 
 // digest adds to b the digest of the slice of addr once next has taken the place of row; either may be
@@ -55,7 +52,7 @@ func (a *Acceptor) digest(b *Batch, addr *Address, head []byte, row, next *Row) 
 	slice := placement.Slice(addr.Bucket, addr.Key)
 	at := &a.digests[slice]
 	d := at.d
-	if !at.known {
+	if at.unknown {
 		if d, err = a.storedDigest(slice); err != nil {
 			return nil, err
 		}
@@ -69,7 +66,7 @@ func (a *Acceptor) digest(b *Batch, addr *Address, head []byte, row, next *Row) 
 	key := digestKey(slice)
 	b.Set(key, sealValue(key, append([]byte{rowFormat}, d[:]...)))
 	return func(err error) {
-		if at.known = err == nil; at.known {
+		if at.unknown = err != nil; !at.unknown {
 			at.d = d
 		}
 	}, nil
@@ -105,7 +102,7 @@ func (a *Acceptor) Digests(ctx context.Context) ([]Digest, error) {
 		st.mu.RLock()
 		list[i] = a.digests[i].d
 		var err error
-		if !a.digests[i].known {
+		if a.digests[i].unknown {
 			list[i], err = a.storedDigest(uint16(i))
 		}
 		st.mu.RUnlock()
@@ -120,9 +117,6 @@ func (a *Acceptor) Digests(ctx context.Context) ([]Digest, error) {
 func (a *Acceptor) loadDigests() error {
 	if err := a.completeDigests(); err != nil {
 		return err
-	}
-	for i := range a.digests {
-		a.digests[i].known = true
 	}
 	return a.each([]byte{nsDigest}, func(key, b []byte) error {
 		if len(key) == 1 {
@@ -166,14 +160,14 @@ func (a *Acceptor) completeDigests() error {
 		return err
 	}
 	var b Batch
+	// A scan that was cut short may have left digests.
+	b.DeleteRange([]byte{nsDigest}, []byte{nsDigest + 1})
 	for i, d := range digests {
-		// A scan that was cut short may have left digests, which are written over.
-		key := digestKey(uint16(i))
 		if d == (Digest{}) {
-			b.Delete(key)
-		} else {
-			b.Set(key, sealValue(key, append([]byte{rowFormat}, d[:]...)))
+			continue
 		}
+		key := digestKey(uint16(i))
+		b.Set(key, sealValue(key, append([]byte{rowFormat}, d[:]...)))
 		if len(b.Ops) == digestFlush {
 			if err := a.kv.Apply(&b, false); err != nil {
 				return err
