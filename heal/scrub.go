@@ -59,6 +59,7 @@ func later(a, b time.Time) time.Time {
 // scrubbing is the scrub of one local drive. state belongs to its goroutine; h.mu guards the rest.
 type scrubbing struct {
 	state scrubState
+	wake  chan struct{} // asks for a look
 
 	shown   scrubState
 	waiting bool // not under way: it is not time, or it failed
@@ -84,7 +85,7 @@ func (h *Healer) StartScrub(drive uint16) {
 // scrubOf returns the scrub of a drive. h.mu is held.
 func (h *Healer) scrubOf(num uint16) *scrubbing {
 	if h.scrubs[num] == nil {
-		h.scrubs[num] = new(scrubbing)
+		h.scrubs[num] = &scrubbing{wake: make(chan struct{}, 1)}
 	}
 	return h.scrubs[num]
 }
@@ -112,7 +113,12 @@ func (h *Healer) scrubAll(ctx context.Context) {
 		timer := time.NewTimer(scrubTick)
 		select {
 		case <-timer.C:
-		case <-h.scrub: // settings changed, or somebody wants a round: the goroutines look by themselves
+		case <-h.scrub: // settings changed, or somebody wants a round
+			h.mu.Lock()
+			for _, s := range h.scrubs {
+				h.kick(s.wake)
+			}
+			h.mu.Unlock()
 		case <-ctx.Done():
 			timer.Stop()
 			return
@@ -121,28 +127,37 @@ func (h *Healer) scrubAll(ctx context.Context) {
 	}
 }
 
-// scrubDrive scrubs one drive until it fails or ctx ends. Whether it is time it looks every second or so,
-// without touching the drive.
+// scrubDrive scrubs one drive until it fails, goes away, or ctx ends. Between steps it sleeps until the next is
+// due, or somebody asks; at most Every, to notice a drive that went away.
 func (h *Healer) scrubDrive(ctx context.Context, d node.Drive, s *scrubbing) {
 	if err := h.load(ctx, d, jobScrub, &s.state); err != nil {
 		return
 	}
 	for {
-		worked, err := h.scrubStep(ctx, d, s)
+		wait, err := h.scrubStep(ctx, d, s)
 		if err != nil {
 			if ctx.Err() == nil {
 				h.c.Logger.Info("a scrub waits", "drive", d.Num(), "err", err)
 			}
 			return
 		}
-		if !worked && !sleep(ctx, time.Second) || !slices.ContainsFunc(h.c.Local(), func(l node.Drive) bool { return l.Num() == d.Num() }) {
+		if wait > 0 {
+			timer := time.NewTimer(wait)
+			select {
+			case <-timer.C:
+			case <-s.wake:
+			case <-ctx.Done():
+			}
+			timer.Stop()
+		}
+		if ctx.Err() != nil || !slices.ContainsFunc(h.c.Local(), func(l node.Drive) bool { return l.Num() == d.Num() }) {
 			return
 		}
 	}
 }
 
-// scrubStep verifies the next shards of a drive if it is time.
-func (h *Healer) scrubStep(ctx context.Context, d node.Drive, s *scrubbing) (worked bool, err error) {
+// scrubStep verifies the next shards of a drive if it is time. wait is how long there is nothing to do.
+func (h *Healer) scrubStep(ctx context.Context, d node.Drive, s *scrubbing) (wait time.Duration, err error) {
 	st := &s.state
 	now := h.c.Now()
 	h.mu.Lock()
@@ -151,16 +166,19 @@ func (h *Healer) scrubStep(ctx context.Context, d node.Drive, s *scrubbing) (wor
 		s.wanted, st.Fast = false, true
 	}
 	at, begin := st.next(now, period)
-	wait := paused || at.After(now)
-	s.shown, s.known, s.waiting = *st, true, wait && st.Begun.IsZero()
+	rests := paused || at.After(now)
+	s.shown, s.known, s.waiting = *st, true, rests && st.Begun.IsZero()
 	h.mu.Unlock()
-	if wait {
-		return false, ctx.Err()
+	if rests {
+		if wait = max(h.c.Every, time.Second); !paused {
+			wait = min(wait, at.Sub(now))
+		}
+		return wait, ctx.Err()
 	}
 	if begin {
 		*st = scrubState{Begun: now, Fast: st.Fast, LastBegun: now, LastDone: st.LastDone}
 		if st.Total, _, err = d.ShardUsage(ctx); err != nil {
-			return false, err
+			return 0, err
 		}
 	}
 	after := erasure.ShardID{Chunk: st.Chunk}
@@ -171,12 +189,12 @@ func (h *Healer) scrubStep(ctx context.Context, d node.Drive, s *scrubbing) (wor
 	st.Bytes += r.Bytes
 	for i := range r.Bad {
 		if kept := h.finding(ctx, d, &r.Bad[i]); kept != nil {
-			return false, kept // the step is made again, and finds it again
+			return 0, kept // the step is made again, and finds it again
 		}
 		st.Bad++
 	}
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	if !r.More {
 		// One round is over: what it counted stays for Status until the next begins.
@@ -185,12 +203,12 @@ func (h *Healer) scrubStep(ctx context.Context, d node.Drive, s *scrubbing) (wor
 		h.c.Logger.Info("a drive was scrubbed", "drive", d.Num(), "shards", st.Shards, "bytes", st.Bytes, "bad", st.Bad)
 	}
 	if err := save(ctx, d, jobScrub, st); err != nil {
-		return false, err
+		return 0, err
 	}
 	h.mu.Lock()
 	s.shown, s.waiting = *st, st.Begun.IsZero()
 	h.mu.Unlock()
-	return true, nil
+	return 0, nil
 }
 
 // finding makes a repair row of what a scrub found.

@@ -51,11 +51,11 @@ func (w *world) scrubbed(num uint16) int {
 		w.t.Fatal(err)
 	}
 	for n := 0; ; n++ {
-		worked, err := w.healer.scrubStep(ctx, d, s)
+		wait, err := w.healer.scrubStep(ctx, d, s)
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if !worked {
+		if wait > 0 {
 			return n
 		}
 	}
