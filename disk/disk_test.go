@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,6 +80,18 @@ func mustClose(t testing.TB, d *Drive) {
 		t.Fatalf("close: %v", err)
 	}
 }
+
+// testClock goes on only when it is told to. Operations look at it after they were answered, too.
+type testClock struct{ ns atomic.Int64 }
+
+func newClock() *testClock {
+	c := new(testClock)
+	c.ns.Store(1e18)
+	return c
+}
+
+func (c *testClock) Now() time.Time      { return time.Unix(0, c.ns.Load()) }
+func (c *testClock) Add(d time.Duration) { c.ns.Add(int64(d)) }
 
 var (
 	one      = erasure.Profile{Data: 1}
@@ -487,9 +500,9 @@ func TestSweepRemovesOnlyWhatWasNeverSealed(t *testing.T) {
 
 func TestBelowTheWatermarkOnlyNewShardsAreRefused(t *testing.T) {
 	fs := vfs.NewMem()
-	clock := time.Unix(1e9, 0)
+	clock := newClock()
 	o := testOptions()
-	o.Now = func() time.Time { return clock }
+	o.Now = clock.Now
 	o.ReserveBytes = 1 << 20
 	fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 2 << 20, TotalBytes: 1 << 30, UsedBytes: 1<<30 - 2<<20})
 	d := makeDrive(t, fs, o)
@@ -502,7 +515,7 @@ func TestBelowTheWatermarkOnlyNewShardsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 1<<20 - 1, TotalBytes: 1 << 30})
-	clock = clock.Add(2 * time.Second)
+	clock.Add(2 * time.Second)
 	_, err := d.CreateShard(bg, newBody(rng, 9000, false).spec())
 	wantKind(t, err, errs.Full)
 	wantKind(t, newBody(rng, 900, true).put(d), errs.Full)
@@ -522,7 +535,7 @@ func TestBelowTheWatermarkOnlyNewShardsAreRefused(t *testing.T) {
 		t.Errorf("a promise: %v", err)
 	}
 	fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 1 << 21, TotalBytes: 1 << 30})
-	clock = clock.Add(2 * time.Second)
+	clock.Add(2 * time.Second)
 	if err := newBody(rng, 900, true).put(d); err != nil {
 		t.Errorf("with room again: %v", err)
 	}
@@ -576,13 +589,13 @@ func TestControlKeepsToItsNamespace(t *testing.T) {
 }
 
 func TestGarbageGoesAfterItsGrace(t *testing.T) {
-	clock := time.Unix(1e9, 0)
+	clock := newClock()
 	o := testOptions()
-	o.Now = func() time.Time { return clock }
+	o.Now = clock.Now
 	d := makeDrive(t, vfs.NewMem(), o)
 	rng := newRand(t)
 	first, second := newBody(rng, 3000, true), newBody(rng, 40<<10, false)
-	counter := uint64(clock.UnixMicro())
+	counter := uint64(clock.Now().UnixMicro())
 	var prev *metadata.State
 	for i, b := range []body{first, second} {
 		if err := b.put(d); err != nil {
@@ -611,7 +624,7 @@ func TestGarbageGoesAfterItsGrace(t *testing.T) {
 	if err := first.check(d); err != nil {
 		t.Fatalf("collected before its grace: %v", err)
 	}
-	clock = clock.Add(61 * time.Second)
+	clock.Add(61 * time.Second)
 	if err := d.collect(bg); err != nil {
 		t.Fatal(err)
 	}
@@ -620,7 +633,7 @@ func TestGarbageGoesAfterItsGrace(t *testing.T) {
 		t.Fatalf("live data: %v", err)
 	}
 	wantKind(t, d.DeleteShard(bg, testAddr, second.data.ID, 0, metadata.Ballot{Counter: counter + 100}), errs.Conflict)
-	if rows, err := d.Garbage(bg, clock.Add(time.Hour), 10); err != nil || len(rows) != 0 {
+	if rows, err := d.Garbage(bg, clock.Now().Add(time.Hour), 10); err != nil || len(rows) != 0 {
 		t.Fatalf("garbage left: %+v, %v", rows, err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -15,14 +16,18 @@ const markerPrefix = "marker."
 // Guard wraps a file system for a store whose writes must not be trusted after one of them
 // failed. It reports every failed change and every failed read, and once tripped it refuses every
 // change with the error that tripped it; reads go on. Only the sync of a directory and every change of a
-// log fail in silence, by tripping the guard: who relies on them asks Tripped before believing anything. Locks are not taken through it: whoever
-// makes the guard holds the lock of the directory, and can release it although a store that can
-// no longer be closed still uses the guard.
+// log, a MANIFEST and the like (see guardLog) fail in silence, by tripping the guard: who relies on them asks Tripped
+// before believing anything. Locks are not taken through it: whoever makes the guard holds the lock of the directory,
+// and can release it although a store that can no longer be closed still uses the guard.
 type Guard struct {
 	fs      vfs.FS
 	onFault func(op, path string, write bool, err error)
 	tripped atomic.Pointer[error]
 }
+
+// refusePause is how long the refusal to make a file takes. Pebble tries a flush that failed again at once and
+// for ever: until it is closed, it would keep a processor busy.
+const refusePause = 50 * time.Millisecond
 
 // NewGuard wraps fs. onFault is called for each failed operation, on the goroutine that met it,
 // before the operation returns; it must not block.
@@ -74,12 +79,15 @@ func (g *Guard) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 		// the file system to keep their order if the power fails before it. Not every one does.
 		dir := g.fs.PathDir(name)
 		if err := g.change("sync", dir, false, func() error { return SyncDir(g.fs, dir) }); err != nil {
-			return nil, err
+			return g.wrapLog(nil, name, err), nil
 		}
+	}
+	if g.Tripped() != nil && !isLog(g.fs.PathBase(name)) {
+		time.Sleep(refusePause)
 	}
 	var f vfs.File
 	err := g.change("create", name, false, func() (err error) { f, err = g.fs.Create(name, c); return err })
-	if isLog(name) {
+	if isLog(g.fs.PathBase(name)) {
 		return g.wrapLog(f, name, err), nil
 	}
 	return g.wrap(f, name, err)
@@ -124,14 +132,19 @@ func (g *Guard) RemoveAll(name string) error {
 
 // Rename implements vfs.FS.
 func (g *Guard) Rename(oldname, newname string) error {
-	return g.change("rename", oldname, false, func() error { return g.fs.Rename(oldname, newname) })
+	err := g.change("rename", oldname, false, func() error { return g.fs.Rename(oldname, newname) })
+	if err != nil && isLog(g.fs.PathBase(newname)) {
+		g.Trip(err)
+		return nil
+	}
+	return err
 }
 
 // ReuseForWrite implements vfs.FS.
 func (g *Guard) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	var f vfs.File
 	err := g.change("reuse", newname, true, func() (err error) { f, err = g.fs.ReuseForWrite(oldname, newname, c); return err })
-	if isLog(newname) {
+	if isLog(g.fs.PathBase(newname)) {
 		return g.wrapLog(f, newname, err), nil
 	}
 	return g.wrap(f, newname, err)

@@ -9,13 +9,23 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// isLog reports whether name is a write-ahead log of Pebble.
-func isLog(name string) bool { return strings.HasSuffix(name, ".log") }
+// isLog reports whether the file base, a name without its directory, is one of those of Pebble of which no
+// change may be seen to fail: a write-ahead log, a MANIFEST, a blob file, or one that is written while Pebble
+// opens. See guardLog.
+func isLog(base string) bool {
+	return strings.HasSuffix(base, ".log") || strings.HasSuffix(base, ".blob") || strings.HasSuffix(base, ".dbtmp") || strings.HasPrefix(base, "MANIFEST-") ||
+		strings.HasPrefix(base, "OPTIONS-") || strings.HasPrefix(base, markerPrefix)
+}
 
-// guardLog is a write-ahead log that is being written. Its changes do not fail: where Pebble cannot make, write or
-// close a log while it begins a new one, it panics between giving a lock up and taking it again, and the
-// lock's deferred release then ends the process, whoever recovers. The guard trips instead, and what
-// follows goes nowhere.
+// guardLog is a file, such as a write-ahead log, that is being written. Its changes do not fail. The guard trips
+// instead, and what follows goes nowhere:
+//
+//   - Where Pebble cannot make, write or close a log while it begins a new one, it panics between giving a lock up
+//     and taking it again, and the lock's deferred release then ends the process, whoever recovers.
+//   - Where it cannot write a MANIFEST it counts on the process to end: its tables are numbered for a version that
+//     never comes, and a compaction that ends then looks beyond the old one, and ends the process.
+//   - Where it cannot write a blob file it gives the file up twice, and ends the process. The table beside it fails.
+//   - Where its opening fails, it takes the file cache away under the compactions that it has begun.
 type guardLog struct {
 	f    vfs.File // nil: it could not be made
 	g    *Guard

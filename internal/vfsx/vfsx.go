@@ -43,7 +43,10 @@ func ReplaceFile(fsys vfs.FS, name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(slices.Clone(data)) // a vfs.File may change what it is given
+	n, err := f.Write(slices.Clone(data)) // a vfs.File may change what it is given
+	if err == nil && n < len(data) {
+		err = io.ErrShortWrite
+	}
 	if err == nil {
 		err = f.Sync()
 	}
