@@ -547,9 +547,24 @@ func (d *Drive) Retire(ctx context.Context, reason string) error {
 	d.Quarantine(reason, nil)
 	left, err := d.close(ctx)
 	if errs.Is(left, errs.Timeout) || errs.Is(left, errs.Canceled) {
-		return &errs.Error{Op: "disk.Retire", Kind: errs.Timeout, Msg: fmt.Sprintf("%d operations still hang in the drive; it is fenced off", d.gate.inFlight()), Err: left}
+		return d.stillHangs("disk.Retire", left)
 	}
 	return err // how the record store took its end is of no interest: its drive is not used again
+}
+
+// Settle waits until nothing that was begun on a closed drive is under way any more, but not beyond ctx, or
+// ten seconds: then the error is errs.Timeout, with the meaning that it has for Retire.
+func (d *Drive) Settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	if err := d.gate.close(ctx); err != nil {
+		return d.stillHangs("disk.Settle", err)
+	}
+	return nil
+}
+
+func (d *Drive) stillHangs(op string, err error) error {
+	return &errs.Error{Op: op, Kind: errs.Timeout, Msg: fmt.Sprintf("%d operations still hang in the drive; it is fenced off", d.gate.inFlight()), Err: err}
 }
 
 // close returns why something was left behind, or how the record store failed to close, and apart from it

@@ -57,7 +57,7 @@ func (s *Set) Retire(ctx context.Context, num uint16) error {
 	return sl.settle(ctx, "node.Retire", num)
 }
 
-// settle waits until the drive num, which is not open any more, is closed.
+// settle waits until the drive num, which is not open any more, is closed and nothing hangs in it.
 func (sl *slot) settle(ctx context.Context, op string, num uint16) error {
 	if err := sl.enter(ctx, op); err != nil {
 		return err
@@ -66,8 +66,8 @@ func (sl *slot) settle(ctx context.Context, op string, num uint16) error {
 	sl.mu.Lock()
 	d := sl.last
 	sl.mu.Unlock()
-	if d != nil && d.Num() == num && d.InFlight() > 0 {
-		return errs.E(op, errs.Timeout, fmt.Sprintf("%d operations still hang in the drive; it is fenced off", d.InFlight()))
+	if d != nil && d.Num() == num {
+		return errs.Wrap(op, d.Settle(ctx))
 	}
 	return nil
 }

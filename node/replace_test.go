@@ -240,11 +240,12 @@ func TestAFormingNewcomerAloneFormsNoCluster(t *testing.T) {
 	}
 }
 
-// hangFS lets writes to files below a path wait while hang is set.
+// hangFS lets syncs of files below a path wait for stop while hang is set, and says so.
 type hangFS struct {
 	vfs.FS
 	below string
 	hang  atomic.Bool
+	hung  chan struct{} // capacity 1: something waits
 	stop  chan struct{}
 }
 
@@ -270,6 +271,10 @@ type hangFile struct {
 
 func (f *hangFile) wait() {
 	if f.h.hang.Load() {
+		select {
+		case f.h.hung <- struct{}{}:
+		default:
+		}
 		<-f.h.stop
 	}
 }
@@ -278,7 +283,7 @@ func (f *hangFile) Sync() error     { f.wait(); return f.File.Sync() }
 func (f *hangFile) SyncData() error { f.wait(); return f.File.SyncData() }
 
 func TestRetireOfADriveThatHangsIsBoundedAndSaysSo(t *testing.T) {
-	h := &hangFS{FS: vfs.NewMem(), below: "d2/", stop: make(chan struct{})}
+	h := &hangFS{FS: vfs.NewMem(), below: "d2/", hung: make(chan struct{}, 1), stop: make(chan struct{})}
 	var ev events
 	s := spare(t, h.FS.(*vfs.MemFS), func(vfs.FS) vfs.FS { return h }, ev.options)
 	s.SetEpoch(member)
@@ -288,9 +293,7 @@ func TestRetireOfADriveThatHangsIsBoundedAndSaysSo(t *testing.T) {
 	sent, cancel := context.WithCancel(bg)
 	defer cancel()
 	go func() { acked <- d.SetJob(sent, "test", []byte("x")) }()
-	for d.InFlight() == 0 { // until it hangs
-		time.Sleep(time.Millisecond)
-	}
+	<-h.hung
 	ctx, stop := context.WithTimeout(bg, 50*time.Millisecond)
 	defer stop()
 	if err := s.Retire(ctx, 2); !errs.Is(err, errs.Timeout) || !strings.Contains(err.Error(), "fenced off") {
@@ -307,11 +310,11 @@ func TestRetireOfADriveThatHangsIsBoundedAndSaysSo(t *testing.T) {
 	if err := <-acked; !errs.Is(err, errs.Drive) {
 		t.Errorf("what hung was acknowledged after the drive was retired: %v", err)
 	}
-	for d.InFlight() > 0 {
-		time.Sleep(time.Millisecond)
-	}
-	if err := s.Retire(bg, 2); err != nil {
+	if err := s.Retire(bg, 2); err != nil { // waits for what is on its way
 		t.Errorf("after it woke up: %v", err)
+	}
+	if n := d.InFlight(); n != 0 {
+		t.Errorf("%d operations are under way after that", n)
 	}
 	if ev.String() != "lost 2" {
 		t.Errorf("events: %v", &ev)
