@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ostraka/ostraka/cluster"
+	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/object"
 	"github.com/ostraka/ostraka/placement"
@@ -16,7 +17,11 @@ import (
 // control is the control plane as the rest of the stack uses it.
 type control interface {
 	object.Control
+	heal.Control
 	BucketByID(id uint64) (object.Bucket, bool)
+	Replacements() []cluster.Replacement
+	Retired(num uint16) bool
+	BeginReplace(ctx context.Context, old uint16, d placement.Drive, path string) (cluster.Replacement, error)
 }
 
 // raftControl is the real control plane. Its heartbeats cost a run of many virtual hours too much,
@@ -67,6 +72,7 @@ type tableControl struct {
 	layout  *placement.Layout
 	last    uint64
 	buckets map[string]object.Bucket
+	moves   replacements
 }
 
 func (c *tableControl) Layout() *placement.Layout {

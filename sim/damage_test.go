@@ -16,7 +16,7 @@ import (
 
 func TestMoreDamageThanParityIsAnErrorAndNeverWrongBytes(t *testing.T) {
 	const seed = 1
-	bubble(t, seed, func() {
+	left := bubble(t, func() {
 		w := newWorldOf(seed, rand.New(rand.NewPCG(seed, 3)), erasure.Profile{Data: 2, Parity: 2}, 4, false)
 		w.cache = -1
 		defer w.bury()
@@ -57,6 +57,9 @@ func TestMoreDamageThanParityIsAnErrorAndNeverWrongBytes(t *testing.T) {
 			t.Error(p)
 		}
 	})
+	if left != "" {
+		t.Error(left)
+	}
 }
 
 // wreck damages every page of every shard file of a drive.

@@ -14,9 +14,12 @@
 //     read of every key; what was never answered may have happened at any later time; a checker that
 //     runs out of time is a failure);
 //   - every key can be read, every acknowledged version byte for byte, and so it is with m drives gone;
-//   - every row and every shard of what is current is there and verified, on n drives;
+//   - every row and every shard of what is current is there and verified, on n drives, and of every body
+//     that any record names there are n shards;
 //   - LIST equals the HEADs, key by key;
 //   - the counter equals the increments that were acknowledged, but for those of unknown outcome;
+//   - a check that the store makes of itself ends with healthy;
+//   - no partition names a drive that was replaced, and none such serves, even if its disk is back;
 //   - every shard is named by a record, every shard file by a row; and once everything is deleted,
 //     no drive holds a row of a shard or a file.
 //
@@ -40,8 +43,9 @@
 //	17  read error                  read-eio on shard files              → every byte of every GET
 //	18  one drive full              low (the watermark), full (ENOSPC)   → histories, shards
 //	21  a drive hangs for 60 s      hang, slow                           → histories; statuses
-//	22  bit flips at rest           flip, on one drive                   → every byte; repaired at the end
+//	22  bit flips at rest           flip, on the weak drive              → every byte; repaired at the end
 //	23  more flips than parity      TestMoreDamageThanParityIsAnErrorAndNeverWrongBytes
+//	28  a drive is replaced         replace, twice and more              → histories (no stale read), every shard, the store's own check
 //	29  m drives lost               at the end of every run              → every key
 //	30  r drives lost after ack     pull                                 → histories
 //	31  most drives down and back   majority                             → histories, statuses, versions
@@ -52,6 +56,7 @@
 //	39  LIST in churn               list, in pages                       → histories
 //	40  DELETE with a drive away    remove during pull                   → histories
 //	41  Complete and re-upload      multipart with an accomplice         → histories
+//	43  mover crash                 power during replace                 → the replacement ends; its partitions name the new drive
 //	47  bucket deletion and PUT     churn                                → history of the whole bucket
 //
 // A drive that hangs is injected between gateway and drive, not in the file system: drives hold locks

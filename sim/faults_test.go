@@ -9,7 +9,7 @@ import (
 )
 
 // faultNames are the faults of the schedule, in the order of their numbers.
-var faultNames = []string{"hang", "slow", "pull", "write-eio", "short-write", "sync-eio", "read-eio", "low", "full", "flip", "power", "restart", "clock", "majority"}
+var faultNames = []string{"hang", "slow", "pull", "write-eio", "short-write", "sync-eio", "read-eio", "low", "full", "flip", "power", "restart", "clock", "majority", "replace", "replace"}
 
 // fault makes something happen and returns what undoes it; nil for nothing to undo.
 func (w *world) fault(o options) func() {
@@ -17,8 +17,10 @@ func (w *world) fault(o options) func() {
 	if len(o.faults) > 0 {
 		kind = o.faults[w.rng.IntN(len(o.faults))]
 	}
-	i := w.rng.IntN(len(w.drives))
-	d, num := w.drives[i], uint16(i+1)
+	live := w.live()
+	d := live[w.rng.IntN(len(live))]
+	num := d.num
+	w.count(kind)
 	w.tracef("fault: %s of drive %d", kind, num)
 	switch kind {
 	case "none":
@@ -61,7 +63,7 @@ func (w *world) fault(o options) func() {
 		d.full.Store(true)
 		return func() { d.full.Store(false) }
 	case "flip":
-		w.flip(w.drives[0], 3) // always the same drive: what was acknowledged has a spare for one
+		w.flip(w.weak, 3)
 	case "power":
 		w.powerCut()
 		sleep(time.Duration(w.rng.IntN(120)) * time.Second)
@@ -75,18 +77,25 @@ func (w *world) fault(o options) func() {
 		return func() { w.skew.Store(0) }
 	case "majority":
 		var away []*simDrive
-		for _, j := range w.rng.Perm(len(w.drives))[:len(w.drives)/2+1] {
-			w.drives[j].gone.Store(true)
-			away = append(away, w.drives[j])
+		for _, j := range w.rng.Perm(len(live))[:len(live)/2+1] {
+			live[j].gone.Store(true)
+			away = append(away, live[j])
 		}
 		return func() {
 			for _, d := range away {
 				w.replug(d)
 			}
 		}
+	case "replace":
+		if w.spare() {
+			return w.replace(w.weak)
+		}
 	}
 	return nil
 }
+
+// count keeps the books of the faults.
+func (w *world) count(kind string) { w.faults[kind]++ }
 
 // replug brings a drive back that was pulled, or is out of service: it was without power meanwhile.
 func (w *world) replug(d *simDrive) {

@@ -27,7 +27,12 @@ type medium struct {
 
 // simDrive is the slot of one drive and the faults that are injected there.
 type simDrive struct {
-	dir  string
+	dir string
+	// num is the drive that belongs here. A retired slot has none any more, or none yet. Both are the main
+	// goroutine's.
+	num     uint16
+	retired bool
+
 	gone atomic.Bool // the directory is not there
 	low  atomic.Bool // free space is below the watermark
 	full atomic.Bool // ENOSPC
@@ -121,14 +126,23 @@ func (d *simDrive) read(name string) error {
 func isShard(name string) bool { return strings.Contains(name, "/shards/") }
 
 // simFS is the file system of the process: each drive below a directory of its own.
-type simFS struct{ drives map[string]*simDrive }
+type simFS struct {
+	mu     sync.RWMutex // guards drives
+	drives map[string]*simDrive
+}
+
+func (f *simFS) add(d *simDrive) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.drives[d.dir] = d
+}
 
 func newFS(n int, rng *rand.Rand) (*simFS, []*simDrive) {
 	f := &simFS{drives: map[string]*simDrive{}}
 	var list []*simDrive
 	for i := range n {
-		d := &simDrive{dir: fmt.Sprintf("/d%d", i+1), rng: rand.New(rand.NewPCG(rng.Uint64(), 2)), cur: &medium{fs: newDisk(fmt.Sprintf("/d%d", i+1))}}
-		f.drives[d.dir] = d
+		d := &simDrive{num: uint16(i + 1), dir: fmt.Sprintf("/d%d", i+1), rng: rand.New(rand.NewPCG(rng.Uint64(), 2)), cur: &medium{fs: newDisk(fmt.Sprintf("/d%d", i+1))}}
+		f.add(d)
 		list = append(list, d)
 	}
 	return f, list
@@ -148,7 +162,9 @@ func newDisk(dir string) *vfs.MemFS {
 
 func (f *simFS) at(op, name string) (*simDrive, *medium, error) {
 	first, _, _ := strings.Cut(strings.TrimPrefix(name, "/"), "/")
+	f.mu.RLock()
 	d := f.drives["/"+first]
+	f.mu.RUnlock()
 	if d == nil {
 		return nil, nil, &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
 	}

@@ -27,12 +27,13 @@ func (w *world) recover() {
 		d.mu.Unlock()
 	}
 	sleep(time.Minute)
-	for i, d := range w.drives { // an operator sees to the drives that are out of service
-		if _, ok := w.cur.set.Local(uint16(i + 1)); !ok || d.gone.Load() {
+	w.pursue()
+	for _, d := range w.live() { // an operator sees to the drives that are out of service
+		if _, ok := w.cur.set.Local(d.num); !ok || d.gone.Load() {
 			w.replug(d)
 		}
 	}
-	w.await("all drives to be open", func() bool { return len(w.cur.set.Open()) == len(w.drives) })
+	w.await("all drives to be here", w.here)
 }
 
 // await waits up to a virtual day for done.
@@ -95,6 +96,9 @@ func (w *world) judge() {
 		return
 	}
 	w.inspect(all, true)
+	w.checkWhole()
+	w.checkReplaced()
+	w.checkHealthy()
 	w.listing(c, all)
 	w.checkVersions(c)
 	w.checkCounter(c)
@@ -240,8 +244,9 @@ func (w *world) checkCounter(c *client) {
 func (w *world) losses(c *client, plain []string) {
 	m := int(w.profile.Parity)
 	var away []*simDrive
-	for _, i := range w.rng.Perm(len(w.drives))[:m] {
-		away = append(away, w.drives[i])
+	live := w.live()
+	for _, i := range w.rng.Perm(len(live))[:m] {
+		away = append(away, live[i])
 	}
 	for _, d := range away {
 		d.gone.Store(true)
@@ -252,7 +257,7 @@ func (w *world) losses(c *client, plain []string) {
 	for _, d := range away {
 		d.gone.Store(false)
 	}
-	w.await("all drives to be open", func() bool { return len(w.cur.set.Open()) == len(w.drives) })
+	w.await("all drives to be here", w.here)
 	w.await("empty lists of work", w.quiet)
 }
 
@@ -308,9 +313,9 @@ func (w *world) orphans() {
 			w.failf("shard %v on drive %d is named by no record (%v): %s", r.ID, d.Num(), err, w.describe(d, r))
 		}
 	})
-	for i, d := range w.drives {
-		if n := len(shardFiles(d)); n != files[uint16(i+1)] {
-			w.failf("drive %d has %d shard files and %d rows of such", i+1, n, files[uint16(i+1)])
+	for _, d := range w.live() {
+		if n := len(shardFiles(d)); n != files[d.num] {
+			w.failf("drive %d has %d shard files and %d rows of such", d.num, n, files[d.num])
 		}
 	}
 }
@@ -355,9 +360,9 @@ func (w *world) wipe(plain []string) {
 	w.eachShard(func(d *disk.Drive, r *disk.ShardRow) {
 		w.failf("shard %v is left on drive %d of an empty store: %s", r.ID, d.Num(), w.describe(d, r))
 	})
-	for i, d := range w.drives {
+	for _, d := range w.live() {
 		if files := shardFiles(d); len(files) > 0 {
-			w.failf("files are left on drive %d of an empty store: %v", i+1, files)
+			w.failf("files are left on drive %d of an empty store: %v", d.num, files)
 		}
 	}
 }

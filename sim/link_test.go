@@ -59,6 +59,13 @@ func (l *links) pass(ctx context.Context, num uint16) (late bool, err error) {
 	}
 }
 
+// atLeast makes calls take some time from now on, so that things can happen meanwhile.
+func (l *links) atLeast(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.slow = max(l.slow, d)
+}
+
 func (l *links) hang(num uint16, d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -149,6 +156,35 @@ func (d linked) Install(ctx context.Context, m *metadata.InstallRequest) error {
 
 func (d linked) Fence(ctx context.Context, m *metadata.FenceRequest) error {
 	_, err := through(ctx, d, func(ctx context.Context) (struct{}, error) { return struct{}{}, d.Drive.Fence(ctx, m) })
+	return err
+}
+
+func (d linked) Digests(ctx context.Context) ([]metadata.Digest, error) {
+	return through(ctx, d, d.Drive.Digests)
+}
+
+func (d linked) Rows(ctx context.Context, m *metadata.RowsRequest) (*metadata.RowsReply, error) {
+	return through(ctx, d, func(ctx context.Context) (*metadata.RowsReply, error) { return d.Drive.Rows(ctx, m) })
+}
+
+func (d linked) Lookup(ctx context.Context, m *metadata.LookupRequest) (*metadata.RowsReply, error) {
+	return through(ctx, d, func(ctx context.Context) (*metadata.RowsReply, error) { return d.Drive.Lookup(ctx, m) })
+}
+
+func (d linked) Copy(ctx context.Context, m *metadata.VersionsRequest) (*metadata.VersionsReply, error) {
+	return through(ctx, d, func(ctx context.Context) (*metadata.VersionsReply, error) { return d.Drive.Copy(ctx, m) })
+}
+
+func (d linked) Wedge(ctx context.Context, m *metadata.WedgeRequest) (*metadata.WedgeReply, error) {
+	return through(ctx, d, func(ctx context.Context) (*metadata.WedgeReply, error) { return d.Drive.Wedge(ctx, m) })
+}
+
+func (d linked) Transfer(ctx context.Context, m *metadata.TransferRequest) (*metadata.TransferReply, error) {
+	return through(ctx, d, func(ctx context.Context) (*metadata.TransferReply, error) { return d.Drive.Transfer(ctx, m) })
+}
+
+func (d linked) InstallEpoch(ctx context.Context, m *metadata.InstallEpochRequest) error {
+	_, err := through(ctx, d, func(ctx context.Context) (struct{}, error) { return struct{}{}, d.Drive.InstallEpoch(ctx, m) })
 	return err
 }
 

@@ -51,11 +51,15 @@ type server struct {
 	handler http.Handler
 	healing sync.WaitGroup
 	raftNow atomic.Pointer[cluster.Control]
+	asked   chan struct{} // capacity 1
+
+	mu       sync.Mutex        // guards prepared
+	prepared map[uint64]uint16 // replacements that healing may work on, with their newcomers
 }
 
 // start starts the process over what the drives hold.
 func (w *world) start(ctx context.Context) (_ *server, err error) {
-	s := &server{w: w, links: w.links}
+	s := &server{w: w, links: w.links, asked: make(chan struct{}, 1), prepared: map[uint64]uint16{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -84,7 +88,7 @@ func (w *world) start(ctx context.Context) (_ *server, err error) {
 				}
 			}
 			if h := s.healer.Load(); h != nil {
-				h.Trigger()
+				h.Returned(num)
 			}
 		},
 	})
@@ -94,9 +98,15 @@ func (w *world) start(ctx context.Context) (_ *server, err error) {
 	if err := s.openControl(ctx, log); err != nil {
 		return nil, err
 	}
+	for _, d := range s.set.Open() {
+		if s.raft != nil && s.control.Retired(d.Num()) {
+			s.raft.DriveLost(d.Num())
+		}
+	}
+	s.set.SetRetired(s.control.Retired)
 	s.set.SetEpoch(func(drive uint16, partition uint32) (uint64, bool) {
 		l := s.control.Layout()
-		if partition >= l.Partitions() {
+		if partition >= l.Partitions() || s.control.Retired(drive) {
 			return 0, false
 		}
 		g := l.Group(partition)
@@ -107,6 +117,7 @@ func (w *world) start(ctx context.Context) (_ *server, err error) {
 	s.store = object.New(object.Config{Control: s.control, Drives: drives, Meta: s.meta, Logger: log, Now: w.now,
 		InlineLimit: inlineLimit, ChunkSize: chunkSize, MinPartSize: 1, CacheBytes: w.cache})
 	h := heal.New(heal.Config{Meta: s.meta, Layout: s.control.Layout, Buckets: s.store, Drives: drives, Logger: log, Now: w.now,
+		Replacements: s.forHealing, Control: s.control, Fences: s.fences,
 		Every: time.Minute, OrphanEvery: orphanEvery, OrphanAge: orphanAge,
 		Local: func() (open []node.Drive) {
 			for _, d := range s.set.Open() {
@@ -118,6 +129,7 @@ func (w *world) start(ctx context.Context) (_ *server, err error) {
 		}})
 	s.healing.Go(func() { h.Run(s.ctx) })
 	s.healer.Store(h)
+	s.healing.Go(s.operate)
 	verifier := auth.NewVerifier(auth.Config{Keys: rootKey{}, AnyRegion: true, Now: w.now})
 	s.handler = s3api.New(s3api.Config{Store: s3api.Adapt(s.store), Verifier: verifier, Authorizer: auth.RootOnly{}, AnyRegion: true,
 		Logger: log, Now: w.now, MaxRequests: 100, HostID: "sim"})

@@ -50,17 +50,20 @@ func TestSim(t *testing.T) {
 	if *flagFaults != "" {
 		o.faults = strings.Split(*flagFaults, ",")
 	}
-	ops, virtual := 0, time.Duration(0)
+	ops, virtual, faults := 0, time.Duration(0), map[string]int{}
 	for seed := from; seed < from+uint64(runs); seed++ {
-		n, d := play(t, seed, o)
-		ops += n
+		w, d := play(t, seed, o)
+		ops += w.hist.count
 		virtual += d
+		for kind, n := range w.faults {
+			faults[kind] += n
+		}
 	}
-	t.Logf("%d runs, %d operations, %v of virtual time", runs, ops, virtual.Round(time.Minute))
+	t.Logf("%d runs, %d operations, %v of virtual time, faults: %v", runs, ops, virtual.Round(time.Minute), faults)
 }
 
 // play runs one seed and judges it.
-func play(t *testing.T, seed uint64, o options) (ops int, virtual time.Duration) {
+func play(t *testing.T, seed uint64, o options) (w *world, virtual time.Duration) {
 	t.Helper()
 	// A goroutine that waits for a lock stops the virtual clock, and a test that hangs says nothing.
 	watchdog := time.AfterFunc(hungAfter, func() {
@@ -68,9 +71,8 @@ func play(t *testing.T, seed uint64, o options) (ops int, virtual time.Duration)
 		os.Exit(2)
 	})
 	defer watchdog.Stop()
-	var w *world
 	began := time.Now()
-	bubble(t, seed, func() {
+	left := bubble(t, func() {
 		w = newWorld(seed, *flagTrace || *flagKeep != "")
 		w.brief = o.brief
 		w.raft = w.raft && !o.brief
@@ -78,6 +80,9 @@ func play(t *testing.T, seed uint64, o options) (ops int, virtual time.Duration)
 		w.bury()
 		virtual = time.Since(w.began)
 	})
+	if left != "" {
+		w.problems = append(w.problems, left)
+	}
 	if err := w.hist.check(); err != nil {
 		w.problems = append(w.problems, err.Error())
 	}
@@ -85,8 +90,8 @@ func play(t *testing.T, seed uint64, o options) (ops int, virtual time.Duration)
 		fmt.Print(w.trace.String())
 	}
 	if testing.Verbose() {
-		fmt.Printf("seed %d: %v, %d drives, raft %v: %d operations, %v of virtual time in %v\n",
-			seed, w.profile, len(w.drives), w.raft, w.hist.count, virtual.Round(time.Second), time.Since(began).Round(time.Millisecond))
+		fmt.Printf("seed %d: %v, %d drives, raft %v: %d operations, %v of virtual time in %v, %v\n",
+			seed, w.profile, len(w.drives), w.raft, w.hist.count, virtual.Round(time.Second), time.Since(began).Round(time.Millisecond), w.faults)
 	}
 	if *flagKeep != "" && len(w.problems) > 0 {
 		file := filepath.Join(*flagKeep, fmt.Sprintf("seed-%d.txt", seed))
@@ -97,11 +102,11 @@ func play(t *testing.T, seed uint64, o options) (ops int, virtual time.Duration)
 	for _, p := range w.problems {
 		t.Errorf("seed %d: %s", seed, p)
 	}
-	return w.hist.count, virtual
+	return w, virtual
 }
 
-// bubble runs f in a bubble of its own, at whose end every goroutine must have ended.
-func bubble(t *testing.T, seed uint64, f func()) {
+// bubble runs f in a bubble of its own, at whose end every goroutine must have ended; it returns those that have not.
+func bubble(t *testing.T, f func()) (problem string) {
 	t.Helper()
 	defer func() {
 		p := recover()
@@ -117,10 +122,11 @@ func bubble(t *testing.T, seed uint64, f func()) {
 			left = slices.DeleteFunc(left, func(g string) bool { return strings.Contains(g, "cockroachdb/pebble") })
 		}
 		if !strings.Contains(fmt.Sprint(p), "main bubble goroutine has exited") || len(left) > 0 {
-			t.Errorf("seed %d: %v\n%s", seed, p, strings.Join(left, "\n\n"))
+			problem = fmt.Sprintf("%v\n%s", p, strings.Join(left, "\n\n"))
 		}
 	}()
 	synctest.Test(t, func(*testing.T) { f() })
+	return ""
 }
 
 // bubbled are the goroutines of the newest bubble.

@@ -35,8 +35,12 @@ type world struct {
 	links   *links
 	log     *slog.Logger
 	tracing bool
-	skew    atomic.Int64 // of the process's clock, in nanoseconds
-	ahead   atomic.Int64 // the largest it was
+	weak    *simDrive      // the one that may lose what it holds, for good
+	wanted  *wanted        // a replacement that has not begun yet
+	olds    []uint16       // drives that were replaced
+	faults  map[string]int // how often each happened
+	skew    atomic.Int64   // of the process's clock, in nanoseconds
+	ahead   atomic.Int64   // the largest it was
 
 	hist   *history
 	values *values
@@ -71,7 +75,7 @@ func newWorld(seed uint64, tracing bool) *world {
 
 // newWorldOf makes a world with a profile over n drives.
 func newWorldOf(seed uint64, rng *rand.Rand, p erasure.Profile, n int, tracing bool) *world {
-	w := &world{profile: p, seed: seed, rng: rng, began: time.Now(), tracing: tracing, log: slog.New(slog.DiscardHandler)}
+	w := &world{profile: p, seed: seed, rng: rng, began: time.Now(), faults: map[string]int{}, tracing: tracing, log: slog.New(slog.DiscardHandler)}
 	if tracing {
 		w.log = slog.New(slog.NewTextHandler(traceWriter{w}, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
@@ -82,8 +86,9 @@ func newWorldOf(seed uint64, rng *rand.Rand, p erasure.Profile, n int, tracing b
 	}
 	w.raft = rng.IntN(8) == 0
 	w.cache = []int64{-1, 1 << 20}[rng.IntN(2)]
-	w.table = &tableControl{buckets: map[string]object.Bucket{}}
+	w.table = &tableControl{buckets: map[string]object.Bucket{}, moves: replacements{retired: map[uint16]bool{}}}
 	w.fs, w.drives = newFS(n, rng)
+	w.weak = w.drives[rng.IntN(n)]
 	w.links = &links{rng: rand.New(rand.NewPCG(rng.Uint64(), 4)), slow: time.Duration(rng.IntN(3)) * 8 * time.Millisecond,
 		until: map[uint16]time.Time{}, extra: map[uint16]time.Duration{}}
 	w.hist = &history{ops: map[string][]porcupine.Operation{}}
@@ -260,6 +265,10 @@ func (w *world) run(o options) {
 
 // round lets the clients work while things happen, and then time passes.
 func (w *world) round(clients []*client, o options) {
+	var undo []func()
+	if f := w.rest(); f != nil {
+		undo = append(undo, f)
+	}
 	var wg sync.WaitGroup
 	ops := 4 + w.rng.IntN(9)
 	think := []time.Duration{20 * time.Millisecond, time.Second, 30 * time.Second}[w.rng.IntN(3)]
@@ -271,7 +280,6 @@ func (w *world) round(clients []*client, o options) {
 			}
 		})
 	}
-	var undo []func()
 	for range w.rng.IntN(3) {
 		sleep(time.Duration(w.rng.Int64N(int64(think) * int64(ops) / 2)))
 		if f := w.fault(o); f != nil {
@@ -293,6 +301,7 @@ func (w *world) round(clients []*client, o options) {
 	for _, f := range undo {
 		f()
 	}
+	w.pursue()
 	sleep(time.Duration(w.rng.Int64N(int64(idle))))
 }
 
