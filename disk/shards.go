@@ -711,10 +711,14 @@ func (d *Drive) ShardRows(ctx context.Context, after erasure.DataID, chunk uint3
 		for ok := it.First(); ok && len(rows) < limit && ctx.Err() == nil; ok = it.Next() {
 			id, n, ok := parseShardKey(it.Key())
 			var r ShardRow
+			value := it.Value()
+			if it.Err() != nil {
+				break // the value could not be read, which is no damage: Close returns the error
+			}
 			if !ok {
 				err = errs.E("disk.ShardRows", errs.Corrupt, "a key of the shard rows does not parse")
 			} else {
-				err = r.unmarshal(id, n, it.Value())
+				err = r.unmarshal(id, n, value)
 			}
 			if err != nil {
 				d.retire("a shard row", err)
