@@ -27,6 +27,7 @@ type check struct {
 	job    Job        // of the check under way
 	wanted bool       // StartCheck was called
 	taints string     // why the last result does not hold any more, not durable yet
+	lost   lost
 }
 
 // checkState is kept on every local drive.
@@ -48,6 +49,7 @@ type checkState struct {
 	Tainted           string    // why it does not hold any more; empty: it does
 	Again             string    // why that of the check under way will not hold; empty: it will
 	Auto              time.Time // when one last began by itself
+	Lost              []cursor  // registers that are known to be lost, as many as are named
 }
 
 // StartCheck begins a complete check, if none is under way.
@@ -88,6 +90,7 @@ func (h *Healer) loadCheck(ctx context.Context) error {
 		return errors.Join(append(fails, errs.E("heal.check", errs.Unavailable, "no drive is here"))...)
 	}
 	h.check.loaded = true
+	h.loadLost()
 	h.showCheck(JobRunning, nil)
 	return nil
 }
@@ -96,6 +99,7 @@ func (h *Healer) loadCheck(ctx context.Context) error {
 func (h *Healer) saveCheck(ctx context.Context) error {
 	s := &h.check.state
 	s.Serial++
+	s.Lost = h.lostNames()
 	n := 0
 	var fails []error
 	for _, d := range h.local() {
@@ -139,6 +143,9 @@ func (h *Healer) checkOnce(ctx context.Context) error {
 	if err := h.keepTaint(ctx); err != nil {
 		return err
 	}
+	if err := h.keepLost(ctx); err != nil {
+		return err
+	}
 	if s.Begun.IsZero() {
 		due, auto := h.checkDue()
 		if !due {
@@ -160,7 +167,7 @@ func (h *Healer) checkOnce(ctx context.Context) error {
 	if err != nil {
 		h.showCheck(JobWaiting, err)
 	}
-	return nil
+	return h.keepLost(ctx)
 }
 
 // keepTaint makes durable that the last result does not hold.
@@ -204,7 +211,7 @@ func (h *Healer) checkDue() (due, auto bool) {
 		return true, false
 	}
 	calm := len(away) == 0 && !moving && h.backlog == 0 && h.progress.Passes > 0 && !h.settings.Paused
-	due = calm && h.c.CheckEvery >= 0 && (s.Verified.IsZero() || s.Tainted != "") && (s.Auto.IsZero() || now.Sub(s.Auto) >= h.c.CheckEvery)
+	due = calm && h.c.CheckEvery >= 0 && (s.Verified.IsZero() || s.Tainted != "") && (s.Auto.IsZero() || passed(now, s.Auto, h.c.CheckEvery))
 	return due, due
 }
 

@@ -61,10 +61,12 @@ type Config struct {
 	Layout  func() *placement.Layout // the current one; nil before the first
 	Buckets Buckets
 	Drives  Drives
-	Local   func() []node.Drive // the drives of this process that are open: their lists are drained
-	Coders  *erasure.Coders
-	Logger  *slog.Logger
-	Now     func() time.Time
+	// Local are the drives of this process that are open: their lists are drained. Those that have the
+	// method Info of disk.Drive are asked whether they are full.
+	Local  func() []node.Drive
+	Coders *erasure.Coders
+	Logger *slog.Logger
+	Now    func() time.Time
 	// Replacements are those under way of which the newcomer is a drive of this process; nil: none ever.
 	// Control is required with it.
 	Replacements func() []Replacement
@@ -149,6 +151,10 @@ type Healer struct {
 	tombs    tombs
 	noted    []metadata.Address // something was found wrong with them
 	aside    map[uint16]int     // shards that no record seems to name, left alone because drives did not answer, by drive
+	emptied  bool               // the lists were read on all drives, and nothing was on them
+	room     room
+
+	gathering time.Duration // how long it took to read the lists; of the goroutine that makes passes
 }
 
 type pause struct {
@@ -156,6 +162,18 @@ type pause struct {
 	until   time.Time
 	blocked bool // for drives
 	late    bool // nothing is wrong: what is dead waits for its grace
+	full    bool // a drive had no room
+}
+
+// over reports whether a pause has passed.
+func (p *pause) over(now time.Time) bool {
+	return !now.Before(p.until) || p.until.Sub(now) > longestPause // the clock was set back
+}
+
+// passed reports whether d has passed since a time that was stored. One that lies in the future says
+// nothing: the clock was set back since, so it counts as passed.
+func passed(now, since time.Time, d time.Duration) bool {
+	return since.After(now) || now.Sub(since) >= d
 }
 
 // New makes a Healer.
@@ -213,6 +231,8 @@ func (h *Healer) Run(ctx context.Context) {
 	h.every(ctx, h.wake, h.c.Every, "a repair pass ended early", func(ctx context.Context) error {
 		err := h.Pass(ctx)
 		h.kick(h.jobs)
+		// However often somebody nudges, reading the lists does not take more than a fifth of the time.
+		sleep(ctx, min(restFactor*h.gathering, h.c.Every))
 		return err
 	})
 }
@@ -285,7 +305,8 @@ func (h *Healer) Trigger() {
 	h.kick(h.jobs)
 }
 
-// Nudge asks for a pass soon: a read or a scrub left a repair row. It may be called as often as one likes.
+// Nudge asks for a pass soon: a request or a scrub left a repair row. It costs nothing, and may be called as
+// often as one likes: passes are at least a second apart.
 func (h *Healer) Nudge() { h.kick(h.wake) }
 
 // Configure changes the settings. They apply at once, to what runs as well.

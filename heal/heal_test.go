@@ -602,6 +602,58 @@ func TestDeletedBucketLeavesNoLargeBodies(t *testing.T) {
 	}
 }
 
+// A member that missed the tombstone of an object names its data, and would for ever: the bucket is gone, and so
+// is everything that could ask for a repair of the row.
+func TestRowsOfADeletedBucketAreBroughtUpBeforeTheyAreForgotten(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	ctx := context.Background()
+	sizes := map[string]int{"small": 100, "large": 700 << 10}
+	addrs := map[string]metadata.Address{}
+	ids := map[string]erasure.DataID{}
+	for key, size := range sizes {
+		w.put(key, size)
+		addrs[key], ids[key] = metadata.Address{Kind: metadata.KindObject, Bucket: 1, Key: []byte(key)}, w.dataOf(key)
+	}
+	w.heal()
+	w.down[1].Store(true)
+	for key := range sizes {
+		w.delete(key)
+	}
+	w.control.gone = true
+	w.heal()
+	w.heal()
+	if w.repairs() == 0 {
+		t.Fatal("a member is away, and nothing asks for a repair of its rows")
+	}
+	w.down[1].Store(false)
+	d, _ := w.Shards(1)
+	for key, a := range addrs {
+		if named, err := d.Names(ctx, a, ids[key]); err != nil || !named {
+			t.Fatalf("%s: the member that was away did not miss the deletion: %v", key, err)
+		}
+	}
+	for range 4 {
+		w.heal()
+	}
+	for key, a := range addrs {
+		if named, err := d.Names(ctx, a, ids[key]); err != nil || named {
+			t.Errorf("%s: the member that was away still names the data: %v", key, err)
+		}
+	}
+	if n := w.repairs(); n != 0 {
+		t.Errorf("%d repair rows are left", n)
+	}
+	w.clock.pass(48 * time.Hour)
+	if _, err := w.healer.Orphans(ctx, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	for key, id := range ids {
+		if n := w.shardsOf(id); n != 0 {
+			t.Errorf("%s: %d shards are left", key, n)
+		}
+	}
+}
+
 // lossy answers for the drives of a world, but takes no decision and cannot verify the shards of one drive.
 type lossy struct {
 	*world

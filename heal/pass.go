@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -37,7 +38,9 @@ func (h *Healer) Pass(ctx context.Context) error {
 	if err := h.c.Buckets.ResumeDeletions(ctx); err != nil && ctx.Err() == nil {
 		h.c.Logger.Info("a deletion of a bucket could not be finished yet", "err", err)
 	}
+	begun := time.Now()
 	tasks, err := h.gather(ctx)
+	h.gathering = time.Since(begun)
 	if err != nil {
 		return errs.Wrap("heal.Pass", err)
 	}
@@ -209,6 +212,7 @@ func (h *Healer) tend(ctx context.Context, t *task) {
 		h.progress.Repaired++
 		h.backlog = max(h.backlog-1, 0)
 		delete(h.retry, t.key)
+		h.check.lost.found(t.addr)
 		return
 	}
 	if ctx.Err() != nil {
@@ -229,7 +233,10 @@ func (h *Healer) tend(ctx context.Context, t *task) {
 	p.length = min(2*p.length, longestPause)
 	p.until = h.c.Now().Add(p.length)
 	p.late = false
-	p.blocked = got == blocked && err == nil || level(err) < 0
+	if p.full = full(err); p.full {
+		h.room.short = true
+	}
+	p.blocked = got == blocked && err == nil || level(err) < 0 && !errors.Is(err, errLost)
 	if err != nil {
 		h.progress.LastErr = err.Error()
 	}
@@ -253,6 +260,21 @@ func level(err error) int {
 	return 1
 }
 
+// full reports whether a drive had no room, among whatever else went wrong.
+func full(err error) bool {
+	switch e := err.(type) {
+	case nil:
+		return false
+	case *errs.Error:
+		return e.Kind == errs.Full || full(e.Err)
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), full)
+	case interface{ Unwrap() error }:
+		return full(e.Unwrap())
+	}
+	return errs.Is(err, errs.Full)
+}
+
 // gather reads the lists of the local drives: each register once.
 func (h *Healer) gather(ctx context.Context) ([]*task, error) {
 	by := make(map[string]*task)
@@ -266,8 +288,17 @@ func (h *Healer) gather(ctx context.Context) ([]*task, error) {
 		return t
 	}
 	var fails []error
-	for _, d := range h.local() {
-		err := errors.Join(h.repairs(ctx, d, get, by), h.unsettled(ctx, d, get, by), h.wideGarbage(ctx, d, get))
+	future := make(map[erasure.DataID]bool)
+	defer func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for id := range future {
+			delete(h.since, id)
+		}
+	}()
+	local := h.local()
+	for _, d := range local {
+		err := errors.Join(h.repairs(ctx, d, get, by), h.unsettled(ctx, d, get, by), h.wideGarbage(ctx, d, get, future))
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -283,6 +314,7 @@ func (h *Healer) gather(ctx context.Context) ([]*task, error) {
 		}
 	}
 	h.backlog = len(by)
+	h.emptied = len(by) == 0 && len(fails) == 0 && len(local) == len(h.c.Layout().Drives())
 	for k := range by {
 		if p := h.retry[k]; p != nil && p.late {
 			h.backlog--
@@ -307,7 +339,7 @@ func (h *Healer) due(by map[string]*task) []*task {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for k, t := range by {
-		if p := h.retry[k]; p == nil || !now.Before(p.until) {
+		if p := h.retry[k]; p == nil || p.over(now) {
 			t.spare = estimate(l, t, here)
 			tasks = append(tasks, t)
 		}
@@ -352,7 +384,9 @@ func (h *Healer) repairs(ctx context.Context, d node.Drive, get func(metadata.Ad
 }
 
 func (h *Healer) unsettled(ctx context.Context, d node.Drive, get func(metadata.Address) *task, by map[string]*task) error {
-	old := h.c.Now().Add(-h.c.SettleAfter).UnixNano()
+	// A mark from the future was left before the clock was set back. It is safe to settle it at any time.
+	now := h.c.Now()
+	old, ahead := now.Add(-h.c.SettleAfter).UnixNano(), now.Add(clockSkew).UnixNano()
 	var after *metadata.Address
 	for len(by) < maxPending {
 		list, err := d.Unsettled(ctx, after, page)
@@ -360,7 +394,7 @@ func (h *Healer) unsettled(ctx context.Context, d node.Drive, get func(metadata.
 			return err
 		}
 		for i := range list {
-			if list[i].Since <= old {
+			if list[i].Since <= old || list[i].Since > ahead {
 				t := get(list[i].Address)
 				t.unsettled = append(t.unsettled, d.Num())
 			}
@@ -375,16 +409,28 @@ func (h *Healer) unsettled(ctx context.Context, d node.Drive, get func(metadata.
 
 // wideGarbage takes over the garbage that a drive cannot end alone. It becomes a repair row, which
 // stays until every holder has let go, as the register's dead list does. All garbage also hints at tombstones.
-func (h *Healer) wideGarbage(ctx context.Context, d node.Drive, get func(metadata.Address) *task) error {
-	list, err := d.Garbage(ctx, h.c.Now().Add(time.Hour), garbagePage) // whatever its age, and a little skew
+// What is removed because its time lies in the future goes into future.
+func (h *Healer) wideGarbage(ctx context.Context, d node.Drive, get func(metadata.Address) *task, future map[erasure.DataID]bool) error {
+	list, err := d.Garbage(ctx, time.Unix(0, math.MaxInt64), garbagePage) // whatever its age
 	if err != nil {
 		return err
 	}
+	ahead := h.c.Now().Add(clockSkew).UnixNano()
 	var done []metadata.GarbageRow
 	for i := range list {
 		g := &list[i]
 		h.hintTomb(&g.Address)
 		if !wide(&g.Dead) {
+			// The drive's own to remove, unless the clock was set back: then it would wait until its time has
+			// come again, and the grace begins anew with this process.
+			if g.At > ahead && h.graceOver(g.Dead.Data.ID) {
+				if err := d.DeleteShard(ctx, g.Address, g.Dead.Data.ID, 0, g.Guard); err != nil && !errs.Is(err, errs.NotFound) {
+					h.c.Logger.Debug("garbage from the future stays", "drive", d.Num(), "err", err)
+					continue
+				}
+				future[g.Dead.Data.ID] = true
+				done = append(done, *g)
+			}
 			continue
 		}
 		if g.Address.Kind == metadata.KindPart {
@@ -409,6 +455,9 @@ func (h *Healer) wideGarbage(ctx context.Context, d node.Drive, get func(metadat
 	return d.ClearGarbage(ctx, done)
 }
 
+// clockSkew is how far ahead of the clock a time may lie that a drive kept before the clock counts as set back.
+const clockSkew = time.Minute
+
 // garbagePage is how much of the garbage of a drive one pass looks at.
 const garbagePage = 10_000
 
@@ -429,7 +478,7 @@ func (h *Healer) graceOver(id erasure.DataID) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	since, ok := h.since[id]
-	if !ok {
+	if !ok || since.After(now) {
 		h.since[id] = now
 		return false
 	}

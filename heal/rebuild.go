@@ -2,6 +2,7 @@ package heal
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -31,7 +32,8 @@ const (
 // metadata.Client.Swap; from then on it gets what is written. Shards: all registers are walked in order
 // of address; of each that the newcomer has a part in, the shards come first, read back and verified, then
 // the row, so that a row never stands without its shard. Verify: what was left behind is tried again, and the
-// newcomer's rows are compared with those of the others, slice by slice.
+// newcomer's rows are compared with those of the others, slice by slice. A register of which data is lost, all
+// drives being there, does not hold the end up: it is brought up as far as it goes, and named (lost.go).
 //
 // Where it is lies on the newcomer, after each page; whatever came after that is done again, and found to
 // be there. A register that is overwritten or deleted meanwhile leaves at most a shard that no row names,
@@ -57,7 +59,13 @@ type rebuildState struct {
 	TotalBytes    int64
 	Bad, Repaired int64
 	Behind        []cursor // registers that could not be brought up
-	bytesOfBehind int
+}
+
+func (s *rebuildState) bytesOfBehind() (n int) {
+	for _, c := range s.Behind {
+		n += len(c)
+	}
+	return n
 }
 
 // rebuildAll works on the replacements of which this process has the newcomer, one after the other.
@@ -211,7 +219,8 @@ func (h *Healer) fillNewcomer(ctx context.Context, b *rebuild) error {
 	}
 	b.state.Total = b.state.Done
 	h.show(b, func(j *Job) { j.State, j.Ended = JobDone, h.c.Now() })
-	h.c.Logger.Info("a drive was rebuilt", "drive", b.r.New, "registers", b.state.Done, "shards", b.state.Shards, "bytes", b.state.Bytes)
+	h.c.Logger.Info("a drive was rebuilt", "drive", b.r.New, "registers", b.state.Done, "shards", b.state.Shards, "bytes", b.state.Bytes,
+		"lost", b.state.Bad-b.state.Repaired)
 	h.mu.Lock()
 	h.end(b.job)
 	delete(h.rebuilds, b.r.ID)
@@ -245,9 +254,6 @@ func (h *Healer) loadRebuild(ctx context.Context, b *rebuild, to node.Drive) err
 				}
 			}
 		}
-	}
-	for _, c := range s.Behind {
-		s.bytesOfBehind += len(c)
 	}
 	// From here on the newcomer is known as one that lacks nearly everything; see incomplete.
 	if err := save(ctx, to, jobRebuild, &s); err != nil {
@@ -331,9 +337,11 @@ func (h *Healer) rebuildPage(ctx context.Context, b *rebuild, to node.Drive) err
 	h.keepNoted(ctx)
 	for _, a := range failed {
 		c := cursorOf(a)
-		if b.state.bytesOfBehind += len(c); b.state.bytesOfBehind > maxBehind {
-			b.state.bytesOfBehind -= len(c)
-			return errs.E("heal.rebuild", errs.Unavailable, "too many registers could not be brought to the new drive yet")
+		if len(c)+b.state.bytesOfBehind() > maxBehind {
+			// Those that are lost need not be remembered.
+			if err := h.catchUp(ctx, b, to); ctx.Err() != nil || len(c)+b.state.bytesOfBehind() > maxBehind {
+				return errors.Join(err, errs.E("heal.rebuild", errs.Unavailable, "too many registers could not be brought to the new drive yet"))
+			}
 		}
 		b.state.Behind = append(b.state.Behind, c)
 		b.state.Bad++
@@ -529,10 +537,13 @@ func (h *Healer) verifyNewcomer(ctx context.Context, b *rebuild, to node.Drive) 
 			})
 			n += len(list)
 			b.state.Repaired += int64(len(list))
-			if failed := h.bringUp(ctx, b, l, to, list); len(failed) > 0 {
+			left, lost := h.mendAll(ctx, h.bringUp(ctx, b, l, to, list))
+			b.state.Bad += int64(lost)
+			b.state.Repaired -= int64(lost)
+			if len(left) > 0 {
 				return errs.E(op, errs.Unavailable, "the new drive lacks registers that could not be brought up")
 			}
-			return nil
+			return ctx.Err()
 		})
 		if err != nil || n == 0 {
 			return err
@@ -541,13 +552,30 @@ func (h *Healer) verifyNewcomer(ctx context.Context, b *rebuild, to node.Drive) 
 	return nil // what differs now was written since
 }
 
+// mendAll repairs registers one by one that could not be brought to the newcomer together. Those of
+// which data is lost for good end here: they have a repair row, are counted, and named by Status. It returns
+// those that want another try.
+func (h *Healer) mendAll(ctx context.Context, list []*metadata.Address) (left []*metadata.Address, lost int) {
+	for _, a := range list {
+		if ctx.Err() != nil {
+			return append(left, a), lost
+		}
+		switch got, err := h.mend(ctx, *a); {
+		case errors.Is(err, errLost):
+			lost++
+		case got < verified || err != nil:
+			left = append(left, a)
+		}
+	}
+	return left, lost
+}
+
 // catchUp tries what was left behind again.
 func (h *Healer) catchUp(ctx context.Context, b *rebuild, to node.Drive) error {
 	if len(b.state.Behind) == 0 {
 		return nil
 	}
 	l := h.c.Layout()
-	var left []cursor
 	var list []held
 	for _, c := range b.state.Behind {
 		if a := c.address(); a != nil {
@@ -555,14 +583,19 @@ func (h *Healer) catchUp(ctx context.Context, b *rebuild, to node.Drive) error {
 			list = append(list, held{addr: *a, group: g, rows: make([]*metadata.Row, len(g.Drives))}) // read by quorum
 		}
 	}
-	for _, a := range h.bringUp(ctx, b, l, to, list) {
-		left = append(left, cursorOf(a))
-	}
+	left, lost := h.mendAll(ctx, h.bringUp(ctx, b, l, to, list))
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	b.state.Repaired += int64(len(b.state.Behind) - len(left))
-	b.state.Behind = left
+	// What is lost is named durably before it is forgotten here.
+	if err := h.keepLost(ctx); err != nil {
+		return err
+	}
+	b.state.Repaired += int64(len(b.state.Behind) - len(left) - lost)
+	b.state.Behind = nil
+	for _, a := range left {
+		b.state.Behind = append(b.state.Behind, cursorOf(a))
+	}
 	if err := save(ctx, to, jobRebuild, &b.state); err != nil {
 		return err
 	}

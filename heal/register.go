@@ -41,13 +41,8 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		if err != nil {
 			return failed, errs.Wrap(op, err)
 		}
-		if done, err := h.remains(ctx, t.addr, view.State); err != nil {
-			return blocked, err
-		} else if !done {
-			return verified, nil
-		}
-		// A member that missed the tombstone names the data in its row, for ever once nobody knows of it:
-		// neither garbage nor orphans are then removed there.
+		// A member that missed the tombstone names the data in its row, for ever once nobody knows of it: it
+		// removes neither garbage nor orphans then, nor what lies on the dead list.
 		var here []int
 		for pos, num := range g.Drives {
 			if _, ok := h.drive(num); ok {
@@ -57,8 +52,11 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		if err := h.c.Meta.Resync(ctx, g, t.addr, here); err != nil {
 			return failed, errs.Wrap(op, err)
 		}
-		if len(here) < len(g.Drives) {
-			return blocked, nil
+		switch done, err := h.remains(ctx, t.addr, view.State); {
+		case err != nil || len(here) < len(g.Drives):
+			return blocked, err
+		case !done:
+			return verified, nil
 		}
 		return whole, h.clear(ctx, t, g, nil, t.positions)
 	}
@@ -77,6 +75,9 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		return ctx.Err()
 	})
 	if err = errors.Join(append(fails, err)...); err != nil {
+		if errors.Is(err, errLost) {
+			err = h.foundLost(ctx, t, g, view, err)
+		}
 		return failed, errs.Wrap(op, err)
 	}
 	var here []int // positions whose drive is here
@@ -115,6 +116,34 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		h.hintTomb(&t.addr)
 	}
 	return whole, h.clear(ctx, t, g, again, done)
+}
+
+// foundLost tells of a register with a body of which too few shards are left. Its rows are brought up all
+// the same, and a repair row stays on the lists.
+func (h *Healer) foundLost(ctx context.Context, t *task, g placement.Group, view *metadata.View, lost error) error {
+	again, err := h.c.Meta.Read(ctx, g, t.addr, metadata.ReadOptions{BucketEpoch: ^uint64(0)})
+	if err != nil {
+		return err
+	}
+	if !sameState(view, again) {
+		return errs.E("heal.foundLost", errs.Conflict, "the record changed meanwhile")
+	}
+	if len(t.repair) == 0 {
+		if err := h.keep(ctx, t, g); err != nil {
+			return err
+		}
+	}
+	var here []int
+	for pos, num := range g.Drives {
+		if _, ok := h.drive(num); ok {
+			here = append(here, pos)
+		}
+	}
+	if err := h.c.Meta.Resync(ctx, g, t.addr, here); err != nil {
+		return err
+	}
+	h.lose(t.addr)
+	return lost
 }
 
 // keep leaves a repair row for the register on the members that are here.
@@ -270,6 +299,7 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 	places := placement.Positions(d.Profile, len(cg.Drives), d.ID)
 	shards := make([]shardState, d.Profile.N())
 	var todo []int
+	known := true // what every shard is
 	for j := range shards {
 		s := &shards[j]
 		s.num = cg.Drives[places[j]]
@@ -297,15 +327,22 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 			todo = append(todo, j)
 		default: // it does not answer well enough to be written to
 			b.damaged++
+			known = false
 		}
 	}
 	if len(todo) == 0 {
 		return b, nil
 	}
 	if d.Inline() {
-		err = h.rebuildInline(ctx, a, d, shards, todo)
+		short := countGood(shards) < int(c.Profile.Data)
+		if err = h.rebuildInline(ctx, a, d, shards, todo); short {
+			err = errors.Join(errShort, err)
+		}
 	} else {
 		err = h.rebuildFiles(ctx, a, d, c, shards, todo)
+	}
+	if known && b.away == 0 && errors.Is(err, errShort) {
+		err = errors.Join(errLost, err)
 	}
 	for _, j := range todo {
 		if !shards[j].good {
@@ -314,6 +351,13 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 	}
 	return b, err
 }
+
+var (
+	// errShort: too few of the shards that could be looked at are good.
+	errShort = errs.E("heal.chunk", errs.Unavailable, "too few good shards were found")
+	// errLost: and all of them could be.
+	errLost = errs.E("heal.chunk", errs.Corrupt, "data is lost: all drives are here, and too few good shards are on them")
+)
 
 // answers reports whether a drive that could not read a shard is well otherwise: one that has failed
 // refuses everything.
@@ -383,7 +427,12 @@ func (h *Healer) rebuildFiles(ctx context.Context, a metadata.Address, d *metada
 	}
 	var fails []error
 	if len(missing) > 0 {
-		fails = append(fails, h.writeFiles(ctx, a, d, c, shards, missing))
+		err := h.writeFiles(ctx, a, d, c, shards, missing)
+		// Whatever is left of the others was a source.
+		if few := (*erasure.ShardsError)(nil); errors.As(err, &few) && len(few.Unreachable) == 0 {
+			err = errors.Join(errShort, err)
+		}
+		fails = append(fails, err)
 	}
 	for len(damaged) > 0 {
 		if countGood(shards) >= int(c.Profile.Data) {

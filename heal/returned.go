@@ -42,12 +42,14 @@ func (h *Healer) Returned(num uint16) {
 // lookAround notices local drives that came or went.
 func (h *Healer) lookAround(ctx context.Context) {
 	local := h.c.Local()
+	h.lookForRoom(ctx, local)
 	h.mu.Lock()
 	now := make(map[uint16]bool, len(local))
 	for _, d := range local {
 		now[d.Num()] = true
 		if !h.returned.here[d.Num()] {
 			h.returned.todo[d.Num()] = true
+			clear(h.retry) // what waits, waits for drives
 		}
 	}
 	h.returned.here = now

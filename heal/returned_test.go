@@ -107,6 +107,65 @@ func TestDriveThatReturnsIsComparedByDigests(t *testing.T) {
 	}
 }
 
+// installed returns how many partitions of a drive it serves in their present epoch, and how many it is to.
+func (w *world) installed(num uint16) (serves, all int) {
+	w.t.Helper()
+	l := w.control.Layout()
+	partitions := l.PartitionsOf(num)
+	d, ok := w.Shards(num)
+	if !ok {
+		w.t.Fatalf("drive %d is away", num)
+	}
+	epochs, err := d.Installed(context.Background(), partitions)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for i, p := range partitions {
+		if epochs[i] == l.Group(p).Epoch {
+			serves++
+		}
+	}
+	return serves, len(partitions)
+}
+
+// A member is away while another drive is replaced: the epochs of its partitions change without it.
+func TestMemberThatWasAwayDuringASwapJoins(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	want := w.fill(14)
+	w.heal()
+	w.replace(1, 6)
+	w.down[2].Store(true)
+	if err := w.healer.moveIn(context.Background(), w.mover(6)); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []string{"key-003", "key-006", "new"} { // acknowledged by the three that are here
+		want[k] = w.put(k, 300<<10)
+	}
+	w.delete("key-004")
+	delete(want, "key-004")
+	w.settle()
+	w.down[2].Store(false)
+	if serves, all := w.installed(2); serves == all {
+		t.Fatal("the member that was away serves the new epochs: nobody told it")
+	}
+	w.reborn() // whoever joins it is another process
+	w.healer.Returned(2)
+	w.upkeep()
+	if serves, all := w.installed(2); serves != all {
+		t.Fatalf("it serves %d of %d partitions", serves, all)
+	}
+	w.rebuilt()
+	for range 3 {
+		w.heal()
+		w.upkeep()
+	}
+	w.equalDigests()
+	w.same(want)
+	if s := w.check(); s.State != StateHealthy {
+		t.Errorf("in the end: %+v", s)
+	}
+}
+
 func TestRegistersWithTheLeastRedundancyComeFirst(t *testing.T) {
 	w := newWorld(t, object.Unversioned)
 	var keys []string

@@ -2,6 +2,7 @@ package heal
 
 import (
 	"context"
+	"io"
 	"slices"
 	"sync"
 	"testing"
@@ -52,6 +53,61 @@ func TestRunMakesTheStoreHealthy(t *testing.T) {
 		cancel()
 		wg.Wait()
 		w.same(want)
+	})
+}
+
+// A read that finds a shard missing asks for its repair, which begins at once and not with the next period.
+func TestReadThatMeetsDamageWakesTheHealer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorldOf(t, object.Unversioned, 4)
+		w.put("k", 300<<10)
+		w.healer.c.Every = time.Hour
+		nudged := object.New(object.Config{Control: w.control, Drives: w, Meta: w.meta, Now: w.clock.now, CacheBytes: -1, OnRepair: w.healer.Nudge})
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() { w.healer.Run(ctx) })
+		until(t, "the first pass", w, func(Status) bool { return w.healer.Progress().Passes > 0 })
+		for num := range uint16(2) {
+			w.vanish(num+1, "k")
+		}
+		begun := time.Now() // virtual
+		obj, err := nudged.Get(ctx, "bkt", "k", object.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := obj.WriteTo(io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		obj.Close()
+		until(t, "the repair", w, func(Status) bool { return w.healer.Progress().Repaired > 0 && w.repairs() == 0 })
+		if d := time.Since(begun); d > 10*time.Second {
+			t.Errorf("the repair took %v", d)
+		}
+		cancel()
+		wg.Wait()
+		if err := nudged.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		w.whole("k")
+	})
+}
+
+func TestNudgesAllTheTimeMakePassesNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorldOf(t, object.Unversioned, 4)
+		w.healer.c.Every = time.Hour
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() { w.healer.Run(ctx) })
+		for range 1000 {
+			w.healer.Nudge()
+			time.Sleep(10 * time.Millisecond) // virtual: ten seconds in all
+		}
+		cancel()
+		wg.Wait()
+		if n := w.healer.Progress().Passes; n < 5 || n > 12 {
+			t.Errorf("%d passes in ten seconds", n)
+		}
 	})
 }
 

@@ -136,6 +136,13 @@ func (h *Healer) Status() Status {
 	if s.Blocked > 0 {
 		why("%d records or shards wait for drives", s.Blocked)
 	}
+	for i := range h.check.lost.list {
+		a := &h.check.lost.list[i]
+		why("bucket %d, key %q: data is lost, too few good shards are left", a.Bucket, a.Key)
+	}
+	if h.check.lost.more {
+		why("other records have lost data as well")
+	}
 	if moving {
 		why("a drive is being rebuilt")
 	}
@@ -152,7 +159,7 @@ func (h *Healer) Status() Status {
 		why("%s, and no complete check has ended since", tainted)
 	}
 	switch {
-	case len(away) > 0 || failing > 0 || s.Blocked > 0:
+	case len(away) > 0 || failing > 0 || s.Blocked > 0 || len(h.check.lost.list) > 0:
 		s.State = StateDegraded
 	case len(s.Why) == 0:
 		s.State = StateHealthy

@@ -48,7 +48,7 @@ func (h *Healer) scheduled(ctx context.Context, d node.Drive, name string, f fun
 	if s.Last.IsZero() {
 		return save(ctx, d, name, schedule{now})
 	}
-	if now.Sub(s.Last) < h.c.OrphanEvery {
+	if !passed(now, s.Last, h.c.OrphanEvery) {
 		return nil
 	}
 	if err := f(); err != nil {
