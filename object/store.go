@@ -59,6 +59,8 @@ type Config struct {
 	CacheBytes int64
 	// CallTimeout bounds one call to one drive outside of streams; 0 means 10 s.
 	CallTimeout time.Duration
+	// OnRepair is told that a read left a repair row, once a drive has it. It must not block; nil: nobody is.
+	OnRepair func()
 }
 
 // Store is the object plane of one process. Its methods may be called concurrently.

@@ -545,6 +545,8 @@ func (s *Store) askRepair(g placement.Group, a metadata.Address, positions ...ui
 		}
 		if kept == 0 {
 			s.log.Warn("no drive kept a repair row", "bucket", a.Bucket, "partition", g.Partition)
+		} else if s.c.OnRepair != nil {
+			s.c.OnRepair()
 		}
 	})
 }

@@ -206,6 +206,11 @@ func (s *stack) openStore(cfg *config.Server, log *slog.Logger) {
 	s.store = object.New(object.Config{
 		Control: s.control, Drives: s.set, Meta: s.meta, Buffers: bufpool.New(bufpool.Options{MaxIdle: idleBuffers}), Logger: log,
 		CacheBytes: cache, MinPartSize: int64(cfg.TestMinPartSize), ChunkSize: int64(cfg.TestChunkSize),
+		OnRepair: func() {
+			if h := s.healer.Load(); h != nil {
+				h.Nudge()
+			}
+		},
 	})
 	s.onClose(s.store.Close)
 }
