@@ -11,15 +11,16 @@
 //
 // All lists are durable, on the drives themselves: repair rows (a position of a register lacks its row
 // or shard), marks of what is not settled (a crash came between accept and decision), and garbage. They
-// are drained when the process starts, when a drive returns, when somebody asks (Trigger, Nudge), and
-// periodically. One register is tended as a whole (register.go):
+// are drained when the process starts, when a drive returns, when a read leaves a row (Nudge), when somebody
+// asks (Trigger), and periodically. One register is tended as a whole (register.go):
 //
 //	read by quorum → bring rows up → for every version's data, every chunk, every position:
 //	there and right? else rebuild what is missing, seal, read back → remove what is dead → clear the lists
 //
 // Registers with the least redundancy left come first (pass.go): by what the rows say, and then by what
-// is found. A register that could not be tended fully (drives are away, too few shards) keeps its rows, and
-// waits with growing pauses. No call to a drive is waited for without bound (bounded.go): a drive that lets
+// is found. A register that could not be tended fully (drives are away or full, too few shards) keeps its rows, and
+// waits with growing pauses, which end when a drive comes, or has room again (room.go). Times that the
+// drives kept decide nothing if they lie in the future: the clock was set back since. No call to a drive is waited for without bound (bounded.go): a drive that lets
 // one run out of time is away for the rest of the pass, and as long as such a call has not come back.
 //
 // # Drives that come back, drives that come new
@@ -28,6 +29,15 @@
 // (returned.go). A newcomer in a dead drive's place is a job, a rebuild (rebuild.go, small.go): it becomes
 // a member, gets its shards and rows in order of address, and is compared with all others. Where it is
 // lies on the newcomer.
+//
+// # Loss
+//
+// Data is lost when all drives that may hold a shard of it are here and tell of theirs, and fewer good ones
+// than needed are left (lost.go). Such a register keeps its repair row and is tried again, as a shard may
+// turn up; its rows are brought up like those of others; nothing is removed. It does not hold up a rebuild: that
+// ends, Bad being above Repaired by what is lost. But no check ends over it, so the store is
+// StateDegraded, and Status.Why names up to ten such registers, by bucket and key, across restarts (they lie
+// with the state of the check), until they are whole, overwritten or deleted.
 //
 // # Verification
 //
