@@ -86,6 +86,7 @@ type mutations struct {
 	noGuard        bool // shards are deleted in spite of a promise
 	keepFloor      bool // a tombstone is dropped without raising the floor
 	noFenceAccept  bool // the fence of a bucket refuses Prepares only
+	noFencedScan   bool // a listing under the fence also hears drives without it
 	noHave         bool // the proposer does not look whether the shards are there
 	noRing         bool // a preempted operation proposes again blindly
 	noResolve      bool // a read answers with an unchosen row

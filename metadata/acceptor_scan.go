@@ -16,6 +16,14 @@ func (a *Acceptor) Scan(ctx context.Context, m *ScanRequest) (reply *ScanReply, 
 	if err != nil {
 		return nil, err
 	}
+	if m.Fenced && !a.mut.noFencedScan {
+		a.fence.RLock()
+		held := a.fences[m.Bucket] >= m.BucketEpoch
+		a.fence.RUnlock()
+		if !held {
+			return nil, errs.E(op, errs.Stale, "this drive does not hold the bucket's fence")
+		}
+	}
 	it, err := a.kv.NewIter(lower, upper)
 	if err != nil {
 		return nil, errs.Wrap(op, err)

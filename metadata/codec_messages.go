@@ -501,7 +501,8 @@ func (m *ScanRequest) AppendTo(b []byte) []byte {
 	b = putBytes(b, 8, m.Delimiter)
 	b = putUint(b, 9, uint64(m.Limit))
 	b = putID(b, 10, m.Upload)
-	return putUint(b, 11, uint64(m.From))
+	b = putUint(b, 11, uint64(m.From))
+	return putBool(b, 12, m.Fenced)
 }
 
 // Unmarshal replaces m by what AppendTo wrote.
@@ -531,6 +532,8 @@ func (m *ScanRequest) Unmarshal(b []byte) error {
 			m.Upload = f.id()
 		case 11:
 			m.From = f.u32()
+		case 12:
+			m.Fenced = f.bool()
 		default:
 			return false
 		}

@@ -119,6 +119,9 @@ type ScanOptions struct {
 	Limit       int
 	Upload      UploadID // KindPart: parts of this upload of key Prefix
 	From        uint32   // KindPart: first part number
+	// Fenced hears only drives that hold the bucket's fence at BucketEpoch. Whatever is chosen in spite of the
+	// fence was then accepted before by one of R ≥ n−W+1 of them, and is listed.
+	Fenced bool
 	// Brief allows versions without headers, metadata, tags and where the body lies.
 	Brief bool
 }

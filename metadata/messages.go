@@ -158,6 +158,9 @@ type ScanRequest struct {
 	Limit       int
 	Upload      UploadID // KindPart: parts of this upload of key Prefix only, After ignored
 	From        uint32   // KindPart: first part number
+	// Fenced refuses with errs.Stale on a drive that does not hold the bucket's fence at BucketEpoch yet: it
+	// may still take what an answer from before would hide.
+	Fenced bool
 }
 
 // ScanEntry is one row, or one common prefix with the first key under it as witness, dead or alive.

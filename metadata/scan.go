@@ -252,7 +252,7 @@ func (l *listing) request() ScanRequest {
 	o := &l.o
 	m := ScanRequest{Kind: o.Kind, Bucket: o.Bucket, Prefix: o.Prefix, After: o.After, AfterPrefix: o.AfterPrefix,
 		AfterSub: o.AfterSub, Delimiter: o.Delimiter, Upload: o.Upload, From: o.From}
-	m.BucketEpoch = o.BucketEpoch
+	m.BucketEpoch, m.Fenced = o.BucketEpoch, o.Fenced
 	return m
 }
 

@@ -20,7 +20,7 @@ func (c *proc) startDeleteBucket() {
 		c.fence(s.bucket.epoch)
 		return
 	}
-	c.empty(func(ok bool, _ int64) {
+	c.empty(0, func(ok bool, _ int64) {
 		if !ok || s.bucket.gone {
 			c.end(resDrop, "")
 			return
@@ -57,7 +57,7 @@ func (c *proc) fence(epoch uint64) {
 			if have |= 1 << i; !c.fenced(have) {
 				return
 			}
-			c.empty(func(ok bool, call int64) {
+			c.empty(epoch, func(ok bool, call int64) {
 				if !ok {
 					reopen()
 					return
@@ -88,8 +88,9 @@ func (c *proc) fenced(have uint32) bool {
 	return true
 }
 
-// empty lists the bucket; then hears whether it is empty, and when the listing began.
-func (c *proc) empty(then func(ok bool, call int64)) {
+// empty lists the bucket, under a fence if there is one; then hears whether it is empty, and when the
+// listing began.
+func (c *proc) empty(fence uint64, then func(ok bool, call int64)) {
 	s := c.s
 	s.clock++
 	call := s.clock
@@ -108,7 +109,7 @@ func (c *proc) empty(then func(ok bool, call int64)) {
 			confirm()
 		})
 	}
-	c.scan(nil, func(reg *register, row *Row, ok bool, _ int64) {
+	c.scan(nil, fence, func(reg *register, row *Row, ok bool, _ int64) {
 		switch {
 		case !ok:
 			open = append(open, reg)

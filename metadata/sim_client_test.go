@@ -646,13 +646,14 @@ func (c *proc) startDrop() {
 // list reads the bucket, one page after the other; each hears of a key, and of what was found of it, nil
 // where that is nothing. A candidate that is not known to be chosen comes with ok false. Behind the last
 // page, and when a page fails, then is called.
-func (c *proc) scan(after []byte, each func(reg *register, row *Row, ok bool, call int64), then func(ok bool)) {
+func (c *proc) scan(after []byte, fence uint64, each func(reg *register, row *Row, ok bool, call int64), then func(ok bool)) {
 	s := c.s
 	var scans []scanSource
 	call := s.clock
 	s.clock++
 	stage := c.wait(func() { then(false) })
-	m := &ScanRequest{Kind: KindObject, Bucket: simBucket, After: after, Limit: 1 + s.rng.IntN(3)}
+	m := &ScanRequest{Kind: KindObject, Bucket: simBucket, After: after, Limit: 1 + s.rng.IntN(3), Fenced: fence > 0}
+	m.BucketEpoch = fence
 	for _, i := range s.rng.Perm(len(s.drives)) {
 		simSend(c, i, "scan", func(a *Acceptor) (*ScanReply, error) {
 			if !slices.ContainsFunc(s.layout, func(g placement.Group) bool { return g.Position(uint16(i)) >= 0 }) {
@@ -665,7 +666,7 @@ func (c *proc) scan(after []byte, each func(reg *register, row *Row, ok bool, ca
 			}
 			if scans = append(scans, scanSource{uint16(i), simCarry(s, r)}); c.covered(scans) {
 				c.stage++
-				c.merge(scans, after, call, each, then)
+				c.merge(scans, after, fence, call, each, then)
 			}
 		})
 	}
@@ -687,7 +688,7 @@ func (c *proc) covered(scans []scanSource) bool {
 	return true
 }
 
-func (c *proc) merge(scans []scanSource, after []byte, call int64, each func(*register, *Row, bool, int64), then func(bool)) {
+func (c *proc) merge(scans []scanSource, after []byte, fence uint64, call int64, each func(*register, *Row, bool, int64), then func(bool)) {
 	s := c.s
 	list, last, complete := mergeScan(scans, func(key []byte, drive uint16) bool {
 		return c.layout[s.keys[key[1]-'0'].part].Position(drive) >= 0
@@ -708,13 +709,13 @@ func (c *proc) merge(scans []scanSource, after []byte, call int64, each func(*re
 		then(true)
 		return
 	}
-	c.scan(bytes.Clone(last.Address.Key), each, then)
+	c.scan(bytes.Clone(last.Address.Key), fence, each, then)
 }
 
 // startList observes what a listing says of each key.
 func (c *proc) startList() {
 	s := c.s
-	c.scan(nil, func(reg *register, row *Row, ok bool, call int64) {
+	c.scan(nil, 0, func(reg *register, row *Row, ok bool, call int64) {
 		switch {
 		case s.bucket.gone:
 		case !ok: // resolved by a read of its own

@@ -84,8 +84,8 @@ func (s *Store) SetBucketConfig(ctx context.Context, name, document string, valu
 //
 // The order is that of the protocol: an empty listing; then `deleting` with a new bucket epoch; the
 // fence on n−W+1 members of every partition, behind which no older Prepare is answered; an empty
-// listing again, at a read quorum and under the fence, where undecided keys are resolved; then it
-// is final. Whatever fails in between reopens the bucket.
+// listing again, from a read quorum of members that hold the fence, where undecided keys are resolved;
+// then it is final. Whatever fails in between reopens the bucket.
 func (s *Store) DeleteBucket(ctx context.Context, name string) error {
 	const op = "DeleteBucket"
 	b, err := s.bucket(ctx, op, name, false)
@@ -96,7 +96,7 @@ func (s *Store) DeleteBucket(ctx context.Context, name string) error {
 		// A deletion that was cut short: it is taken over from the fence on.
 		return s.finishDelete(ctx, op, b, b.Epoch)
 	}
-	if err := s.requireEmpty(ctx, op, b); err != nil {
+	if err := s.requireEmpty(ctx, op, b, false); err != nil {
 		return err
 	}
 	epoch, err := s.control.BeginDeleteBucket(ctx, b.ID)
@@ -115,7 +115,7 @@ func (s *Store) finishDelete(ctx context.Context, op string, b Bucket, epoch uin
 	defer s.deletions.begin(b.ID)()
 	err := s.fence(ctx, b)
 	if err == nil {
-		err = s.requireEmpty(ctx, op, b)
+		err = s.requireEmpty(ctx, op, b, true)
 	}
 	if err == nil {
 		// Before it is final, although uploads are lost then when it does not become that: once the bucket is
@@ -222,7 +222,7 @@ func (s *Store) ResumeDeletions(ctx context.Context) error {
 
 // endUploads removes every upload of a bucket that has no object any more.
 func (s *Store) endUploads(ctx context.Context, op string, b Bucket) error {
-	o := metadata.ScanOptions{Kind: metadata.KindUpload, Limit: MaxListKeys}
+	o := metadata.ScanOptions{Kind: metadata.KindUpload, Limit: MaxListKeys, Fenced: true}
 	for {
 		page, err := s.scan(ctx, op, &b, o, false)
 		if err != nil {
@@ -326,9 +326,10 @@ func fencedEnough(g placement.Group, yes map[uint16]bool) bool {
 	return n >= g.Quorum.N-g.Quorum.W+1
 }
 
-// requireEmpty reports ErrBucketNotEmpty unless the bucket has neither versions nor delete markers.
-func (s *Store) requireEmpty(ctx context.Context, op string, b Bucket) error {
-	page, err := s.scan(ctx, op, &b, metadata.ScanOptions{Kind: metadata.KindObject, Limit: 1}, true)
+// requireEmpty reports ErrBucketNotEmpty unless the bucket has neither versions nor delete markers. fenced:
+// only drives that hold the fence are heard.
+func (s *Store) requireEmpty(ctx context.Context, op string, b Bucket, fenced bool) error {
+	page, err := s.scan(ctx, op, &b, metadata.ScanOptions{Kind: metadata.KindObject, Limit: 1, Fenced: fenced}, true)
 	if err != nil {
 		return err
 	}
