@@ -218,7 +218,7 @@ func (d *Drive) open(ctx context.Context, warning string) error {
 	st := newStore(d.fs, d.log, storeEvents{
 		writeFailed: d.onWriteFailed, readFailed: d.onReadFailed, corrupt: d.retire, slow: d.onSlow, fault: d.faultError})
 	d.store = st
-	if err := checkManifests(d.fs, meta); err != nil {
+	if err := checkManifest(d.fs, meta); err != nil {
 		return d.storeFailed(err)
 	}
 	if err := st.open(ctx, meta, &d.o, d.identity.Forming); err != nil {

@@ -2,77 +2,103 @@ package disk
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"strings"
+	"io"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 
 	"github.com/ostraka/ostraka/internal/errs"
-	"github.com/ostraka/ostraka/internal/vfsx"
 )
 
 // Pebble reads its MANIFEST up to the first record that does not verify, and takes that for the torn end
-// that a crash leaves. What is damaged in the middle would so be cut off in silence, and rows with it. Each
-// record is synced before the next is begun: if one follows that verifies, the one before it is damaged.
+// that a crash leaves. What is damaged in the middle would so be cut off in silence, and rows with it.
+//
+// In the file that the marker names, each record is synced before the next is begun: if one follows that
+// verifies, the one before it is damaged. That holds of no other file. One that is being made has its first two
+// records synced at once, and the marker names it only then; one from before is not read again.
 
 const (
+	manifestMarker = "manifest"
 	manifestBlock  = 32 << 10
-	manifestHeader = 7       // masked CRC32C of what follows the length (4), length (2), type (1)
-	maxManifest    = 1 << 30 // beyond, it is not looked at
+	manifestHeader = 7 // masked CRC32C of what follows the length (4), length (2), type (1)
 )
 
-// checkManifests verifies the MANIFEST files of the record store in dir. The error is errs.Corrupt.
-func checkManifests(fsys vfs.FS, dir string) error {
-	names, err := fsys.List(dir)
+// checkManifest verifies the MANIFEST that the record store in dir will be opened with, if it has one. The
+// error is errs.Corrupt where the file is damaged.
+func checkManifest(fsys vfs.FS, dir string) error {
+	name, err := atomicfs.ReadMarker(fsys, dir, manifestMarker)
+	if err != nil || name == "" {
+		return err
+	}
+	f, err := fsys.Open(fsys.PathJoin(dir, name), vfs.SequentialReadsOption)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		if !strings.HasPrefix(name, "MANIFEST-") {
-			continue
-		}
-		b, err := vfsx.ReadFile(fsys, fsys.PathJoin(dir, name), maxManifest)
-		if err != nil {
-			return err
-		}
-		if at := damagedRecord(b); at >= 0 {
-			return errs.E("disk.Open", errs.Corrupt, fmt.Sprintf("%s is damaged at %d", name, at))
-		}
+	at, err := damagedRecord(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if at >= 0 {
+		return errs.E("disk.Open", errs.Corrupt, fmt.Sprintf("%s is damaged at %d", name, at))
 	}
 	return nil
 }
 
-// chunk returns the length of the valid chunk at off, with its header, and its type; 0 if there is none.
+// damagedRecord returns where r, a file of records, has a damaged one that another follows; −1 if nowhere.
+func damagedRecord(r io.Reader) (int64, error) {
+	block := make([]byte, manifestBlock)
+	damaged := int64(-1)
+	for base := int64(0); ; base += manifestBlock {
+		n, err := io.ReadFull(r, block)
+		if err == io.EOF {
+			return -1, nil
+		}
+		if err != nil && err != io.ErrUnexpectedEOF {
+			return -1, err
+		}
+		b, off := block[:n], 0
+		if damaged < 0 {
+			if off = wholeChunks(b); off == len(b) {
+				continue
+			}
+			damaged = base + int64(off)
+			off++
+		}
+		for ; off < len(b); off++ {
+			if n, typ := chunk(b, off); n > 0 && typ <= 2 { // whole, or the first of a record
+				return damaged, nil
+			}
+		}
+	}
+}
+
+// wholeChunks returns where in the block b the first chunk begins that does not verify; its length if none does.
+func wholeChunks(b []byte) int {
+	for off := 0; off < len(b); {
+		if manifestBlock-off < manifestHeader { // too short for a chunk: padding
+			break
+		}
+		n, _ := chunk(b, off)
+		if n == 0 {
+			return off
+		}
+		off += n
+	}
+	return len(b)
+}
+
+// chunk returns the length of the valid chunk at off in the block b, with its header, and its type; 0 if there
+// is none. No chunk spans two blocks.
 func chunk(b []byte, off int) (n int, typ byte) {
-	if off+manifestHeader > len(b) || manifestBlock-off%manifestBlock < manifestHeader {
+	if off+manifestHeader > len(b) {
 		return 0, 0
 	}
 	n = manifestHeader + int(binary.LittleEndian.Uint16(b[off+4:]))
 	typ = b[off+6]
-	if typ < 1 || typ > 4 || off+n > len(b) || off%manifestBlock+n > manifestBlock || binary.LittleEndian.Uint32(b[off:]) != maskedCRC(b[off+6:off+n]) {
+	if typ < 1 || typ > 4 || off+n > len(b) || binary.LittleEndian.Uint32(b[off:]) != maskedCRC(b[off+6:off+n]) {
 		return 0, 0
 	}
 	return n, typ
-}
-
-// damagedRecord returns where b, a file of records, has a damaged one that another follows; −1 if nowhere.
-func damagedRecord(b []byte) int {
-	off := 0
-	for off < len(b) {
-		if left := manifestBlock - off%manifestBlock; left < manifestHeader {
-			off += left
-			continue
-		}
-		n, _ := chunk(b, off)
-		if n == 0 {
-			break
-		}
-		off += n
-	}
-	for next := off + 1; next < len(b); next++ {
-		if n, typ := chunk(b, next); n > 0 && typ <= 2 { // whole, or the first of a record
-			return off
-		}
-	}
-	return -1
 }
