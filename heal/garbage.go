@@ -24,8 +24,10 @@ func createShard(ctx context.Context, d node.Drive, c erasure.Chunk, j int, size
 }
 
 // remains ends what the drives cannot end alone: the dead list of a register, bodies with later chunks and
-// the parts of dead manifests. done is false while anything of it has to wait.
-func (h *Healer) remains(ctx context.Context, a metadata.Address, st *metadata.State) (done bool, err error) {
+// the parts of dead manifests. done is false while anything of it has to wait. Once the bucket is deleted,
+// the list cannot be changed any more, and the grace of each body ends only once: one that began anew with its
+// removal would have the others wait for it, in turn, for ever.
+func (h *Healer) remains(ctx context.Context, a metadata.Address, st *metadata.State, deleted bool) (done bool, err error) {
 	if st == nil || a.Kind == metadata.KindPart && st.Current != nil {
 		return true, nil // while its upload is open, a completion may name what a part has let go of
 	}
@@ -47,7 +49,16 @@ func (h *Healer) remains(ctx context.Context, a metadata.Address, st *metadata.S
 			fails = append(fails, err)
 			continue
 		}
-		h.forget(d.Data.ID)
+		if !deleted {
+			h.forget(d.Data.ID)
+		}
+	}
+	if deleted && done {
+		for i := range st.Dead {
+			if wide(&st.Dead[i]) {
+				h.forget(st.Dead[i].Data.ID)
+			}
+		}
 	}
 	return done, errors.Join(fails...)
 }

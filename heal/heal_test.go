@@ -583,7 +583,10 @@ func TestDamageInEveryShardIsRepairedStripeByStripe(t *testing.T) {
 func TestDeletedBucketLeavesNoLargeBodies(t *testing.T) {
 	w := newWorld(t, object.Unversioned)
 	ctx := context.Background()
+	// Two bodies whose graces end one pass apart: neither waits for the other.
 	w.put("k", 700<<10)
+	w.put("k", 700<<10)
+	w.heal()
 	if _, err := w.store.Delete(ctx, "bkt", "k", object.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		if err := h.c.Meta.Resync(ctx, g, t.addr, here); err != nil {
 			return failed, errs.Wrap(op, err)
 		}
-		switch done, err := h.remains(ctx, t.addr, view.State); {
+		switch done, err := h.remains(ctx, t.addr, view.State, true); {
 		case err != nil || len(here) < len(g.Drives):
 			return blocked, err
 		case !done:
@@ -105,7 +105,7 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 	if bad.damaged > 0 || !sameState(view, again) {
 		return failed, nil
 	}
-	over, err := h.remains(ctx, t.addr, again.State)
+	over, err := h.remains(ctx, t.addr, again.State, false)
 	switch {
 	case err != nil || bad.away > 0 || len(here) < len(g.Drives):
 		return blocked, err

@@ -27,7 +27,8 @@ import (
 type returned struct {
 	here map[uint16]bool // local drives, at the last look
 	todo map[uint16]bool // came back, and were not compared since
-	// epochs is the number of the layout for which the members were seen to be installed.
+	// epochs is the number of the layout for which the members were seen to be installed; 0: they are to be
+	// looked at.
 	epochs uint64
 }
 
@@ -120,13 +121,13 @@ func (h *Healer) join(ctx context.Context, l *placement.Layout, returned []uint1
 		}
 		fails = append(fails, err)
 	}
-	if err := errors.Join(fails...); err != nil {
-		return err
-	}
+	err := errors.Join(fails...)
 	h.mu.Lock()
-	h.returned.epochs = l.Number()
-	h.mu.Unlock()
-	return nil
+	defer h.mu.Unlock()
+	if h.returned.epochs = l.Number(); err != nil {
+		h.returned.epochs = 0 // once enough members are here: whoever is not installed does not serve
+	}
+	return err
 }
 
 // compare finds out what a drive lacks, and leaves repair rows for it.

@@ -144,12 +144,24 @@ func TestMemberThatWasAwayDuringASwapJoins(t *testing.T) {
 	w.delete("key-004")
 	delete(want, "key-004")
 	w.settle()
+	w.reborn() // whoever joins it is another process
+	w.upkeep()
 	w.down[2].Store(false)
 	if serves, all := w.installed(2); serves == all {
 		t.Fatal("the member that was away serves the new epochs: nobody told it")
 	}
-	w.reborn() // whoever joins it is another process
+	// When it returns, too few of the others are there to tell where the epoch begins. It is not reported as
+	// returned once more.
+	for _, num := range []uint16{3, 4, 5, 6} {
+		w.down[num].Store(true)
+	}
 	w.healer.Returned(2)
+	if err := w.healer.upkeep(context.Background()); err == nil {
+		t.Error("the member joined, although nobody could tell it the epoch's floor")
+	}
+	for _, num := range []uint16{3, 4, 5, 6} {
+		w.down[num].Store(false)
+	}
 	w.upkeep()
 	if serves, all := w.installed(2); serves != all {
 		t.Fatalf("it serves %d of %d partitions", serves, all)
