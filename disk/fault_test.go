@@ -16,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/internal/vfsx"
 	"github.com/ostraka/ostraka/metadata"
 )
 
@@ -243,6 +244,54 @@ func TestAFailedSyncQuarantinesForGood(t *testing.T) {
 	}
 }
 
+// TestALogThatIsLostQuarantines removes the logs of an open drive. Pebble writes on into files that have no name,
+// and notices when it wants to use one of them again.
+func TestALogThatIsLostQuarantines(t *testing.T) {
+	fs := vfs.NewMem()
+	o := testOptions()
+	o.MemTableSize = 64 << 10
+	d := makeDrive(t, fs, o)
+	rng := newRand(t)
+	done := make(chan error, 1)
+	go func() {
+		done <- func() error {
+			for range 50 {
+				for range 20 { // more than a write buffer
+					if err := newBody(rng, 4000, true).put(d); err != nil {
+						return err
+					}
+				}
+				names, err := fs.List("d/" + metaDir)
+				if err != nil {
+					return err
+				}
+				for _, name := range names {
+					if strings.HasSuffix(name, ".log") {
+						if err := fs.Remove("d/" + metaDir + "/" + name); err != nil && !vfsx.IsNotExist(err) {
+							return err
+						}
+					}
+				}
+			}
+			return nil
+		}()
+	}()
+	select {
+	case err := <-done:
+		wantKind(t, err, errs.Drive)
+	case <-time.After(time.Minute):
+		t.Error("a put hangs")
+	}
+	switch f := d.Fault(); {
+	case f == nil:
+		t.Fatal("the drive goes on, without its logs")
+	case !strings.Contains(f.Reason, ".log") || !strings.Contains(f.Reason, "lost"):
+		t.Errorf("the reason does not say that a log is lost: %s", f.Reason)
+	case vfsx.IsNotExist(f.Err):
+		t.Errorf("%v looks as if the whole drive were gone, and would be opened again", f.Err)
+	}
+}
+
 func TestAFailedReadIsNotSticky(t *testing.T) {
 	var on atomic.Bool
 	d := makeDrive(t, wrapFaults(vfs.NewMem(), failWhile(&on, shardsDir, syscall.EIO, errorfs.OpFileReadAt, errorfs.OpFileRead)), testOptions())
@@ -444,12 +493,21 @@ func TestADirectoryThatWasMovedAwayIsNoticed(t *testing.T) {
 	if err := d.Present(); err != nil {
 		t.Fatal(err)
 	}
+	b := newBody(newRand(t), 9000, false)
+	if err := b.put(d); err != nil {
+		t.Fatal(err)
+	}
 	if err := fs.Rename("d", "gone"); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Present(); StatusOf(err) != Missing {
 		t.Fatalf("got %v", err)
 	}
+	// Its shards are not missing: they are where the disk is.
+	_, err := d.OpenShard(bg, b.chunk().Shard(0))
+	wantKind(t, err, errs.Drive)
+	_, err = d.StatShard(bg, b.chunk().Shard(0))
+	wantKind(t, err, errs.Drive)
 	wantKind(t, newBody(newRand(t), 9000, false).put(d), errs.Drive)
 	if d.Fault() == nil {
 		t.Fatal("not quarantined")

@@ -564,7 +564,7 @@ func (d *Drive) OpenShard(ctx context.Context, id erasure.ShardID) (erasure.Sour
 		name := d.shardPath(id)
 		r, err := d.files.Open(name)
 		if vfsx.IsNotExist(err) {
-			return nil, errs.E("disk.OpenShard", errs.NotFound, "no such shard")
+			return nil, d.noFile(name, errs.E("disk.OpenShard", errs.NotFound, "no such shard"))
 		}
 		if err != nil {
 			return nil, d.readFailed(name, err)
@@ -575,6 +575,15 @@ func (d *Drive) OpenShard(ctx context.Context, id erasure.ShardID) (erasure.Sour
 		return nil, err
 	}
 	return src, nil
+}
+
+// noFile returns the error to answer when a file does not exist: missing if the drive's directory is there. Else
+// nothing is known of the shard: the disk was unmounted, and nobody has noticed yet.
+func (d *Drive) noFile(name string, missing error) error {
+	if err := d.Present(); err != nil {
+		return d.readFailed(name, err)
+	}
+	return missing
 }
 
 // readFailed counts a failed read and returns the error to answer.
@@ -637,7 +646,7 @@ func (d *Drive) stat(id erasure.ShardID) (ShardStat, error) {
 	fi, err := d.fs.Stat(name)
 	switch {
 	case vfsx.IsNotExist(err):
-		return st, errs.E(op, errs.Corrupt, "the file of the shard is gone")
+		return st, d.noFile(name, errs.E(op, errs.Corrupt, "the file of the shard is gone"))
 	case err != nil:
 		return st, d.readFailed(name, err)
 	case fi.Size() != row.Size:
