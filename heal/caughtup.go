@@ -1,0 +1,167 @@
+package heal
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+)
+
+// settlesWithin is the age from which an unsettled mark counts as outstanding: younger ones belong to writes
+// that are under way.
+const settlesWithin = firstPause
+
+// Outstanding is what may not be on all drives on which it belongs.
+type Outstanding struct {
+	// Behind are the local drives, ascending, that were not compared with the others since they came back, or
+	// since the process began: what they lack may not be on the lists yet.
+	Behind []uint16
+	// Silent are the local drives, ascending, whose lists could not be read in time.
+	Silent []uint16
+	Wants  []Want
+	More   bool // there is more than Wants tells
+}
+
+// Want is registers of one partition that want the same repair.
+type Want struct {
+	Partition uint32
+	// Drives, ascending, are those that may lack a row or a shard. nil: it is not known which.
+	Drives    []uint16
+	Registers int
+}
+
+// Outstanding reads the lists of the local drives. It returns at the end of ctx at the latest, changes nothing,
+// and sees all that was acknowledged settlesWithin ago or earlier.
+func (h *Healer) Outstanding(ctx context.Context) Outstanding {
+	var o Outstanding
+	var all []uint16
+	h.mu.Lock()
+	for _, d := range h.c.Local() {
+		num := d.Num()
+		all = append(all, num)
+		if !h.returned.here[num] || h.returned.todo[num] {
+			o.Behind = append(o.Behind, num)
+		}
+	}
+	h.mu.Unlock()
+	l := h.c.Layout()
+	if l == nil {
+		return o
+	}
+	type read struct {
+		drive uint16
+		by    map[string]*task
+		err   error
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards reads
+	reads := map[uint16]read{}
+	for _, d := range h.local() {
+		wg.Go(func() {
+			by, err := h.lists(ctx, d)
+			mu.Lock()
+			defer mu.Unlock()
+			reads[d.Num()] = read{d.Num(), by, err}
+		})
+	}
+	wg.Wait()
+	tasks := map[string]*task{}
+	for _, num := range all {
+		r, ok := reads[num]
+		if !ok || r.err != nil {
+			o.Silent = append(o.Silent, num)
+		}
+		o.More = o.More || len(r.by) >= maxPending
+		for k, t := range r.by {
+			if in := tasks[k]; in != nil {
+				in.positions, in.unsettled = append(in.positions, t.positions...), append(in.unsettled, t.unsettled...)
+			} else {
+				tasks[k] = t
+			}
+		}
+	}
+	now := h.c.Now()
+	h.mu.Lock()
+	for k := range tasks {
+		if p := h.retry[k]; p != nil && p.late && !p.over(now) {
+			delete(tasks, k) // all of it was just verified
+		}
+	}
+	h.mu.Unlock()
+	wants := map[string]*Want{}
+	for _, t := range tasks {
+		g := l.Group(l.PartitionOf(t.addr.Bucket, t.addr.Key))
+		var drives []uint16
+		for _, p := range t.positions {
+			if int(p) < len(g.Drives) {
+				drives = append(drives, g.Drives[p])
+			}
+		}
+		slices.Sort(drives)
+		drives = slices.Compact(drives)
+		// A row that names all says that somebody lacks something; shards of later chunks lie elsewhere.
+		if len(t.unsettled) > 0 || len(drives) == len(g.Drives) {
+			drives = nil
+		}
+		key := strconv.Itoa(int(g.Partition))
+		for _, d := range drives {
+			key += "," + strconv.Itoa(int(d))
+		}
+		if wants[key] == nil {
+			wants[key] = &Want{Partition: g.Partition, Drives: drives}
+		}
+		wants[key].Registers++
+	}
+	for _, key := range slices.Sorted(maps.Keys(wants)) {
+		o.Wants = append(o.Wants, *wants[key])
+	}
+	slices.Sort(o.Behind)
+	slices.Sort(o.Silent)
+	return o
+}
+
+// lists reads what one drive says wants work: repair rows, and marks that ought to be settled.
+func (h *Healer) lists(ctx context.Context, d node.Drive) (map[string]*task, error) {
+	by := make(map[string]*task)
+	get := func(a metadata.Address) *task {
+		k := string(a.AppendTo(nil))
+		if by[k] == nil {
+			by[k] = &task{addr: a, key: k}
+		}
+		return by[k]
+	}
+	if err := h.repairs(ctx, d, get, by); err != nil {
+		return by, err
+	}
+	now := h.c.Now()
+	old, ahead := now.Add(-settlesWithin).UnixNano(), now.Add(clockSkew).UnixNano()
+	var after *metadata.Address
+	for len(by) < maxPending {
+		list, err := d.Unsettled(ctx, after, page)
+		if err != nil {
+			return by, err
+		}
+		for i := range list {
+			if list[i].Since <= old || list[i].Since > ahead {
+				t := get(list[i].Address)
+				t.unsettled = append(t.unsettled, d.Num())
+			}
+		}
+		if len(list) < page {
+			return by, nil
+		}
+		after = &list[len(list)-1].Address
+	}
+	return by, nil
+}
+
+// Lost names records of which too few good shards are left, the first of them; more: there are others.
+func (h *Healer) Lost() (list []metadata.Address, more bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.check.lost.list), h.check.lost.more
+}

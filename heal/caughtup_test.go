@@ -1,0 +1,84 @@
+package heal
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/object"
+)
+
+// registers counts those that are outstanding, and of them those that name only drive.
+func (o *Outstanding) registers(drive uint16) (all, only int) {
+	for _, w := range o.Wants {
+		all += w.Registers
+		if slices.Equal(w.Drives, []uint16{drive}) {
+			only += w.Registers
+		}
+	}
+	return all, only
+}
+
+// What a drive missed is outstanding until it is repaired, though healing is paused and the drive is back.
+func TestADriveThatMissedWritesIsOutstandingUntilItIsRepaired(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, object.Unversioned)
+	if got := w.healer.Outstanding(ctx); len(got.Behind) != 4 {
+		t.Errorf("before anything was compared, drives %v are behind; want all", got.Behind)
+	}
+	w.heal()
+	w.upkeep()
+	if got := w.healer.Outstanding(ctx); len(got.Behind)+len(got.Silent)+len(got.Wants) != 0 || got.More {
+		t.Errorf("over equal drives: %+v", got)
+	}
+	w.healer.Configure(Settings{Paused: true})
+	w.down[1].Store(true)
+	w.put("a", 300<<10)
+	w.put("b", 10)
+	w.settle()
+	w.heal()
+	w.down[1].Store(false)
+	w.heal()
+	got := w.healer.Outstanding(ctx)
+	if all, only := got.registers(1); all != 2 || only == 0 || !slices.Equal(got.Behind, []uint16{1}) {
+		t.Errorf("drive 1 came back and lacks two records: %+v", got)
+	}
+	w.upkeep()
+	if got = w.healer.Outstanding(ctx); len(got.Behind) != 0 || len(got.Wants) == 0 {
+		t.Errorf("compared, and not repaired: %+v", got)
+	}
+	w.healer.Configure(Settings{})
+	w.heal()
+	if got = w.healer.Outstanding(ctx); len(got.Behind)+len(got.Silent)+len(got.Wants) != 0 {
+		t.Errorf("repaired: %+v", got)
+	}
+}
+
+// A drive whose lists cannot be read is told apart from one that has none.
+func TestADriveThatDoesNotTellItsListsIsSilent(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.heal()
+	w.upkeep()
+	open := w.healer.c.Local
+	w.healer.c.Local = func() (out []node.Drive) {
+		for _, d := range open() {
+			if d.Num() == 2 {
+				d = mute{d}
+			}
+			out = append(out, d)
+		}
+		return out
+	}
+	if got := w.healer.Outstanding(context.Background()); !slices.Equal(got.Silent, []uint16{2}) {
+		t.Errorf("drives %v are silent, want 2", got.Silent)
+	}
+}
+
+// mute fails to tell its lists.
+type mute struct{ node.Drive }
+
+func (mute) Repairs(context.Context, *metadata.Address, int) ([]metadata.RepairRow, error) {
+	return nil, context.DeadlineExceeded
+}
