@@ -304,7 +304,8 @@ func (h *Healer) endCheck(ctx context.Context) error {
 	return nil
 }
 
-// checkPage verifies the next page of registers, and repairs what is wrong.
+// checkPage verifies the next page of registers, and repairs what is wrong. It does not pass on before each
+// register was verified, or has a repair row that holds up the end of the check.
 func (h *Healer) checkPage(ctx context.Context) error {
 	s := &h.check.state
 	l := h.c.Layout()
@@ -329,6 +330,7 @@ func (h *Healer) checkPage(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	var found, repaired int64
 	for at := range w.list {
 		r := &w.list[at]
 		if !bad[at] {
@@ -343,15 +345,19 @@ func (h *Healer) checkPage(ctx context.Context) error {
 			return ctx.Err()
 		}
 		switch {
+		case errors.Is(err, errUnkept):
+			return err
 		case got < verified || err != nil:
-			s.Bad++
+			found++
 			h.c.Logger.Warn("a check found damage that cannot be repaired yet", "bucket", r.addr.Bucket, "err", err)
 		case h.shards.Load() != written || !r.equal(func(uint16) bool { return true }) && !r.unsettled:
-			s.Bad++
-			s.Repaired++
+			found++
+			repaired++
 		}
 		// Else a writer was at it: all is there now.
 	}
+	s.Bad += found
+	s.Repaired += repaired
 	s.Done += int64(len(w.list))
 	s.Shards += shards
 	s.Bytes += bytes

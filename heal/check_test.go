@@ -7,7 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
 )
 
@@ -197,4 +200,45 @@ func TestPausedChecksStandStill(t *testing.T) {
 	if s := w.check(); s.State != StateHealthy {
 		t.Errorf("after the pause: %+v", s)
 	}
+}
+
+// stalled drives verify nothing and keep nothing, as after the process stood still for longer than a call may take.
+type stalled struct{ *world }
+
+type stalledDrive struct{ node.Drive }
+
+var errStalled = errs.E("test", errs.Timeout, "the drive does not answer in time")
+
+func (stalledDrive) InlineShards(context.Context, []erasure.DataID) ([][]byte, error) {
+	return nil, errStalled
+}
+
+func (stalledDrive) VerifyShard(context.Context, erasure.Chunk, int, func(context.Context, int) error) error {
+	return errStalled
+}
+
+func (stalledDrive) AddRepair(context.Context, metadata.RepairRow) error { return errStalled }
+
+func (s stalled) Shards(num uint16) (node.Drive, bool) {
+	d, ok := s.world.Shards(num)
+	return stalledDrive{d}, ok
+}
+
+func TestWhatACheckCouldNeitherVerifyNorNoteIsNoProof(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.fill(10)
+	w.heal()
+	w.vanish(1, "key-003")
+	w.healer.StartCheck()
+	w.healer.c.Drives = stalled{w}
+	s := w.check()
+	if s.State == StateHealthy || w.healer.check.state.Done != 0 {
+		t.Fatalf("while no drive answers: %+v", s)
+	}
+	w.healer.c.Drives = w
+	w.heal()
+	if s = w.check(); s.State != StateHealthy || s.Jobs[0].Bad != 1 || s.Jobs[0].Repaired != 1 {
+		t.Errorf("after they answer again: %+v", s)
+	}
+	w.whole("key-003")
 }

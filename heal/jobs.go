@@ -3,6 +3,7 @@ package heal
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/ostraka/ostraka/internal/errs"
@@ -163,12 +164,16 @@ func (h *Healer) askRepair(ctx context.Context, a metadata.Address) error {
 	return h.keep(ctx, &task{addr: a}, l.Group(l.PartitionOf(a.Bucket, a.Key)))
 }
 
-// mend repairs a register at once. What cannot be mended keeps a repair row.
+// errUnkept: a register could not be repaired, and no drive kept that. Whoever met it must not pass on.
+var errUnkept = errs.E("heal.mend", errs.Unavailable, "no drive kept a repair row for what could not be repaired")
+
+// mend repairs a register at once. What cannot be mended keeps a repair row; if none could be kept, the error is
+// errUnkept besides what else went wrong.
 func (h *Healer) mend(ctx context.Context, a metadata.Address) (outcome, error) {
 	got, err := h.register(ctx, &task{addr: a, key: string(a.AppendTo(nil))})
 	if got < verified || err != nil {
-		if kept := h.askRepair(ctx, a); kept != nil && err == nil {
-			err = kept
+		if kept := h.askRepair(ctx, a); kept != nil {
+			return got, errors.Join(errUnkept, kept, err)
 		}
 		h.Nudge()
 	}

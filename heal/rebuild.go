@@ -561,7 +561,7 @@ func (h *Healer) mendAll(ctx context.Context, list []*metadata.Address) (left []
 			return append(left, a), lost
 		}
 		switch got, err := h.mend(ctx, *a); {
-		case errors.Is(err, errLost):
+		case errors.Is(err, errLost) && !errors.Is(err, errUnkept):
 			lost++
 		case got < verified || err != nil:
 			left = append(left, a)
