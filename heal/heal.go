@@ -98,9 +98,17 @@ type Config struct {
 	CallTimeout time.Duration
 }
 
+// limits are those that tests make smaller.
+type limits struct {
+	swapBatch int // partitions that change their members together
+	pending   int // registers in one pass; the rest waits for the next
+	page      int // rows of a work list that are read together
+}
+
 const (
 	page         = 1000
-	maxPending   = 100_000 // registers in one pass; the rest waits for the next
+	swapBatch    = 256
+	maxPending   = 100_000
 	firstPause   = 5 * time.Second
 	longestPause = 10 * time.Minute
 	// nominalBytes is what a register costs in the books of the limiter, besides the shards that are read.
@@ -154,6 +162,7 @@ type Healer struct {
 	emptied  bool               // the lists were read on all drives, and nothing was on them
 	room     room
 
+	limits    limits
 	gathering time.Duration // how long it took to read the lists; of the goroutine that makes passes
 }
 
@@ -210,7 +219,7 @@ func New(c Config) *Healer {
 	if c.CheckEvery == 0 {
 		c.CheckEvery = 7 * 24 * time.Hour
 	}
-	h := &Healer{c: c, pace: newPace(c.Load, c.Now), wake: make(chan struct{}, 1), jobs: make(chan struct{}, 1), scrub: make(chan struct{}, 1),
+	h := &Healer{c: c, limits: limits{swapBatch, maxPending, page}, pace: newPace(c.Load, c.Now), wake: make(chan struct{}, 1), jobs: make(chan struct{}, 1), scrub: make(chan struct{}, 1),
 		retry: make(map[string]*pause), since: make(map[erasure.DataID]time.Time),
 		hangs:    hangs{late: make(map[uint16]bool), stuck: make(map[uint16]int)},
 		returned: returned{here: make(map[uint16]bool), todo: make(map[uint16]bool)},

@@ -15,11 +15,13 @@ import (
 )
 
 const (
-	swapBatch     = 256 // partitions that change together
-	installAtOnce = 64  // rows that are written side by side, so that they share their syncs
+	installAtOnce = 64 // rows that are written side by side, so that they share their syncs
 	// maxBehind bounds what a rebuild remembers of registers that it could not bring to the newcomer yet, in
 	// bytes of addresses. Beyond, it waits.
 	maxBehind = 32 << 10
+	// soonTries is how often in a row a newcomer tries again at once to move in, as long as partitions may be
+	// caught in the middle, where they serve nobody.
+	soonTries = 60
 	// verifyRounds bounds how often rows are compared: what still differs then, and could be brought up
 	// each time, is what writers change meanwhile.
 	verifyRounds = 4
@@ -29,7 +31,8 @@ const (
 // guards.
 //
 // Three phases. Membership: partition by partition the newcomer takes the place of the old drive, by
-// metadata.Client.Swap; from then on it gets what is written. Shards: all registers are walked in order
+// metadata.Client.Swap; from then on it gets what is written. A pause of healing does not hold this up, as a
+// partition that is caught in the middle serves nobody. Shards: all registers are walked in order
 // of address; of each that the newcomer has a part in, the shards come first, read back and verified, then
 // the row, so that a row never stands without its shard. Verify: what was left behind is tried again, and the
 // newcomer's rows are compared with those of the others, slice by slice. A register of which data is lost, all
@@ -42,10 +45,13 @@ type rebuild struct {
 	r     Replacement
 	term  uint64    // 0: not the mover yet
 	tried time.Time // when it last tried to move in; guarded by h.mu
-	state rebuildState
-	known bool // state was read from the newcomer
-	meter meter
-	job   Job // guarded by h.mu, as a whole
+	// wedged: a change of members ended in the middle, and fails tries since did so, or came to nothing. Guarded by h.mu.
+	wedged bool
+	fails  int
+	state  rebuildState
+	known  bool // state was read from the newcomer
+	meter  meter
+	job    Job // guarded by h.mu, as a whole
 }
 
 // rebuildState is what the newcomer keeps.
@@ -105,7 +111,7 @@ func (h *Healer) rebuildAll(ctx context.Context) error {
 	for _, b := range jobs {
 		h.taint(ctx, "a drive was replaced")
 		h.show(b, func(*Job) { b.tried = h.c.Now() })
-		if h.paused() {
+		if b.r.Joined && h.paused() {
 			h.show(b, func(j *Job) { j.State = JobPaused })
 			continue
 		}
@@ -115,7 +121,13 @@ func (h *Healer) rebuildAll(ctx context.Context) error {
 		}
 		if step(b, h.beginRebuild) {
 			in = append(in, b)
+			continue
 		}
+		h.mu.Lock()
+		if b.fails++; b.soon() {
+			h.kick(h.jobs)
+		}
+		h.mu.Unlock()
 	}
 	for _, b := range in {
 		if ctx.Err() == nil {
@@ -165,14 +177,15 @@ func (h *Healer) beginRebuild(ctx context.Context, b *rebuild) error {
 		}
 		b.term = term
 	}
-	if !b.r.Joined {
-		h.show(b, func(j *Job) { j.State, j.Phase = JobRunning, PhaseMembership })
-		if err := h.moveIn(ctx, b); err != nil {
-			return errs.Wrap(op, err)
-		}
+	if b.r.Joined {
+		return nil
 	}
-	return nil
+	h.show(b, func(j *Job) { j.State, j.Phase = JobRunning, PhaseMembership })
+	return errs.Wrap(op, h.moveIn(ctx, b))
 }
+
+// soon reports whether a newcomer is to try again at once. h.mu is held.
+func (b *rebuild) soon() bool { return b.wedged && b.fails <= soonTries }
 
 // moveAgain is how often one that could not move in yet tries again while others get their shards.
 const moveAgain = time.Minute
@@ -184,7 +197,7 @@ func (h *Healer) moversWait() bool {
 	defer h.mu.Unlock()
 	return slices.ContainsFunc(list, func(r Replacement) bool {
 		b := h.rebuilds[r.ID]
-		return !r.Joined && (b == nil || now.Sub(b.tried) >= moveAgain)
+		return !r.Joined && (b == nil || b.soon() || now.Sub(b.tried) >= moveAgain)
 	})
 }
 
@@ -271,38 +284,37 @@ func (h *Healer) incomplete(ctx context.Context, d node.Drive) (bool, error) {
 	return s.Replacement != 0 && !s.Walked, err
 }
 
-// moveIn makes the newcomer a member of every partition that has the old drive.
+// moveIn makes the newcomer a member of every partition that has the old drive. Those that cannot change now do
+// not hold up the others.
 func (h *Healer) moveIn(ctx context.Context, b *rebuild) error {
 	const op = "heal.moveIn"
+	stay := make(map[uint32]bool) // could not change
 	for {
 		l := h.c.Layout()
-		todo := l.PartitionsOf(b.r.Old)
+		todo := slices.DeleteFunc(l.PartitionsOf(b.r.Old), func(p uint32) bool { return stay[p] })
 		if len(todo) == 0 {
 			break
 		}
-		todo = todo[:min(len(todo), swapBatch)]
-		groups := make([]placement.Group, len(todo))
-		for i, p := range todo {
-			groups[i] = l.Group(p)
-		}
-		m := metadata.Swap{Transition: b.r.ID, Term: b.term, Old: b.r.Old, New: b.r.New, OldGone: true, Layout: l, Groups: groups,
-			Publish: func(ctx context.Context, partitions []uint32) error {
-				return h.c.Control.PublishSwap(ctx, b.r.ID, b.term, partitions)
-			}}
-		if h.c.Fences != nil {
-			m.Fences = h.c.Fences()
-		}
-		report, err := h.c.Mover.Swap(ctx, m)
-		switch {
-		case err == nil && len(report.Skipped) > 0:
-			err = errs.E(op, errs.Unavailable, "partitions could not change their member yet: too few of their drives answer")
-		case err == nil && h.c.Layout().Number() <= l.Number():
-			err = errs.E(op, errs.Unavailable, "the new layout is not known here yet")
-		}
+		skipped, err := h.swap(ctx, b, l, todo[:min(len(todo), h.limits.swapBatch)])
 		if err != nil {
 			b.term = 0 // what is half done goes on under a higher term
+			h.mu.Lock()
+			if !b.wedged {
+				b.wedged, b.fails = true, 0
+			}
+			h.mu.Unlock()
 			return err
 		}
+		for _, p := range skipped {
+			stay[p] = true
+		}
+	}
+	h.mu.Lock()
+	b.wedged = false
+	h.mu.Unlock()
+	if len(stay) > 0 {
+		b.term = 0
+		return errs.E(op, errs.Unavailable, "partitions could not change their member yet: too few of their drives answer")
 	}
 	if err := h.c.Control.FinishMembership(ctx, b.r.ID, b.term); err != nil {
 		return err
@@ -311,6 +323,28 @@ func (h *Healer) moveIn(ctx context.Context, b *rebuild) error {
 	b.r.Joined = true
 	h.mu.Unlock()
 	return nil
+}
+
+// swap makes the newcomer a member of some partitions. It returns those that had too few drives.
+func (h *Healer) swap(ctx context.Context, b *rebuild, l *placement.Layout, partitions []uint32) (skipped []uint32, err error) {
+	m := metadata.Swap{Transition: b.r.ID, Term: b.term, Old: b.r.Old, New: b.r.New, OldGone: true, Layout: l,
+		Publish: func(ctx context.Context, partitions []uint32) error {
+			return h.c.Control.PublishSwap(ctx, b.r.ID, b.term, partitions)
+		}}
+	for _, p := range partitions {
+		m.Groups = append(m.Groups, l.Group(p))
+	}
+	if h.c.Fences != nil {
+		m.Fences = h.c.Fences()
+	}
+	report, err := h.c.Mover.Swap(ctx, m)
+	switch {
+	case len(report.Skipped) == len(partitions) && ctx.Err() == nil:
+		return report.Skipped, nil
+	case err == nil && h.c.Layout().Number() <= l.Number():
+		err = errs.E("heal.swap", errs.Unavailable, "the new layout is not known here yet")
+	}
+	return report.Skipped, err
 }
 
 // rebuildPage brings the next page of registers to the newcomer.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -565,4 +566,109 @@ func TestTwoReplacementsAtOnce(t *testing.T) {
 	if s := w.check(); s.State != StateHealthy {
 		t.Errorf("after both: %+v", s)
 	}
+}
+
+// publishing fails to publish a number of times, which leaves partitions wedged.
+type publishing struct {
+	*world
+	fails int
+}
+
+func (p *publishing) PublishSwap(ctx context.Context, id, term uint64, partitions []uint32) error {
+	if p.fails > 0 {
+		p.fails--
+		return errs.E("test", errs.Unavailable, "no leader")
+	}
+	return p.world.PublishSwap(ctx, id, term, partitions)
+}
+
+func TestPausedHealingLeavesNoPartitionWedged(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	want := w.fill(10)
+	w.heal()
+	w.healer.c.Control = &publishing{w, 1}
+	w.replace(1, 9)
+	w.check() // wedged, and not published
+	w.healer.Configure(Settings{Paused: true})
+	s := w.check()
+	for key := range want {
+		l := w.control.Layout()
+		a := metadata.Address{Kind: metadata.KindObject, Bucket: 1, Key: []byte(key)}
+		if _, err := w.meta.Read(context.Background(), l.Group(l.PartitionOf(1, a.Key)), a, metadata.ReadOptions{BucketEpoch: 1}); err != nil {
+			t.Errorf("%s, while healing is paused: %v", key, err)
+		}
+	}
+	if r := w.replaces.list(); len(r) != 1 || !r[0].Joined || s.Jobs[0].State != JobPaused || s.Jobs[0].Done != 0 {
+		t.Errorf("only the membership is to change: %+v", s.Jobs)
+	}
+	w.healer.Configure(Settings{})
+	w.rebuilt()
+	w.heal()
+	w.same(want)
+}
+
+// Clients wait for a partition that is wedged no longer than for an election.
+func TestSwapThatEndedInTheMiddleIsTriedAgainAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorldOf(t, object.Unversioned, 4)
+		w.fill(5)
+		w.healer.c.Every = time.Hour
+		w.healer.c.Control = &publishing{w, 3}
+		w.replace(1, 9)
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() { w.healer.Run(ctx) })
+		begun := time.Now() // virtual
+		until(t, "the newcomer is a member", w, func(Status) bool {
+			r := w.replaces.list()
+			return len(r) == 0 || r[0].Joined
+		})
+		if d := time.Since(begun); d > 10*time.Second {
+			t.Errorf("it took %v", d)
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
+func TestPartitionsThatCannotChangeDoNotHoldUpOthers(t *testing.T) {
+	w := newWorldOf(t, object.Unversioned, 6)
+	w.healer.limits.swapBatch = 1
+	want := w.fill(5)
+	w.heal()
+	w.replace(1, 9)
+	// The first partition of the old drive cannot change: two more of its members are away.
+	l := w.control.Layout()
+	away := 0
+	for _, num := range l.Group(l.PartitionsOf(1)[0]).Drives {
+		if num != 1 && away < 2 {
+			w.down[num].Store(true)
+			away++
+		}
+	}
+	before := len(l.PartitionsOf(1))
+	w.check()
+	l = w.control.Layout()
+	for _, p := range l.PartitionsOf(1) {
+		here := 0
+		for _, num := range l.Group(p).Drives {
+			if num != 1 && !w.down[num].Load() {
+				here++
+			}
+		}
+		if here >= 2 {
+			t.Errorf("partition %d has %d members here, and still waits", p, here)
+		}
+	}
+	if left := len(l.PartitionsOf(1)); left == 0 || left == before {
+		t.Fatalf("%d of %d partitions wait: this shows nothing", left, before)
+	}
+	for i := range w.down {
+		w.down[i].Store(false)
+	}
+	w.rebuilt()
+	w.upkeep() // those that were away join
+	w.heal()
+	w.heal()
+	w.same(want)
 }
