@@ -48,6 +48,10 @@ func TestRebuildEndsAlthoughSomethingIsLost(t *testing.T) {
 	}
 	lost("after the rebuild", s)
 	w.reborn()
+	if err := w.healer.loadCheck(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	lost("right after a restart", w.healer.Status()) // from what the drives keep, before any pass
 	w.heal()
 	lost("after a restart", w.check())
 	w.heal()
