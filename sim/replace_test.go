@@ -232,6 +232,28 @@ func (w *world) checkHealthy() {
 		return
 	}
 	w.failf("status: %+v", h.Status())
+	for _, d := range w.cur.set.Open() {
+		rows, _ := d.Repairs(w.cur.ctx, nil, 10)
+		for i := range rows {
+			a := rows[i].Address
+			l := w.cur.control.Layout()
+			g := l.Group(l.PartitionOf(a.Bucket, a.Key))
+			view, err := w.cur.meta.Read(w.cur.ctx, g, a, metadata.ReadOptions{BucketEpoch: ^uint64(0)})
+			w.tracef("drive %d wants a repair of %+v: %s (%v)", d.Num(), a, spell(view), err)
+		}
+	}
+}
+
+// spell writes out what a register names.
+func spell(view *metadata.View) string {
+	if view == nil || view.State == nil {
+		return "nothing"
+	}
+	s := fmt.Sprintf("%+v", view.State)
+	for v := view.State.Current; v != nil; v = v.Completed {
+		s += fmt.Sprintf(" names %+v data %+v manifest %+v", v, v.Data, v.Manifest)
+	}
+	return s
 }
 
 // ask has the operator's part of replacements done.
