@@ -99,6 +99,8 @@ type mutations struct {
 	wedgeTooFew    bool // a change of membership wedges n−W+1 members, where reads need more
 	noFloorTravels bool // a new epoch begins without a floor
 	noReballot     bool // what is undecided keeps its ballot in a new epoch
+	noLevel        bool // a member of the image may hold what is decided under a lower ballot than the image
+	noVoid         bool // what a member that was away holds undecided keeps its ballot
 }
 
 // NewAcceptor reads ceiling, floors and fences. Errors are those of the KV, Corrupt, Unsupported.
@@ -1074,7 +1076,7 @@ func (a *Acceptor) MayDelete(addr Address, id erasure.DataID, chunk uint32, guar
 		if chunk == 0 && guard.Less(st.promises.of(string(head))) {
 			return false, nil
 		}
-		if chunk == 0 && row != nil && guard.Less(row.Ballot) {
+		if chunk == 0 && row != nil && (guard.Less(row.Ballot) || row.Ballot.void()) {
 			return false, nil
 		}
 	}

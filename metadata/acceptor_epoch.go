@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -125,18 +126,87 @@ func (a *Acceptor) loadEpochs() error {
 // epochRow returns the membership of a partition; the zero one if nothing was ever moved.
 func (a *Acceptor) epochRow(partition uint32) epochRow { return (*a.epochs.Load())[partition] }
 
-// setEpochs makes rows durable and then true. The caller holds a.fence for writing.
-func (a *Acceptor) setEpochs(b *Batch, rows map[uint32]epochRow) error {
+// setEpochs makes rows durable and then true. In the partitions of away, the drive did not take part in the epoch
+// before: what it holds undecided there becomes void in the same batch. The caller holds a.fence for writing.
+func (a *Acceptor) setEpochs(b *Batch, rows map[uint32]epochRow, away map[uint32]bool) error {
 	for p, r := range rows {
 		r.put(b, p)
 	}
-	if err := a.kv.Apply(b, true); err != nil {
+	done := func() {}
+	if len(away) > 0 && !a.mut.noVoid {
+		var err error
+		if done, err = a.voidRows(b, away); err != nil {
+			return err
+		}
+	}
+	err := a.kv.Apply(b, true)
+	done() // before the epochs, and with them these rows, are served
+	if err != nil {
 		return err
 	}
 	all := maps.Clone(*a.epochs.Load())
 	maps.Copy(all, rows)
 	a.epochs.Store(&all)
 	return nil
+}
+
+// asVoid returns the ballot of a row that lost its rank: below all that are proposed, and in the order in
+// which they were.
+func (b Ballot) asVoid() Ballot { return Ballot{0, b.Counter} }
+
+// void reports whether a row lost its rank.
+func (b Ballot) void() bool { return b.Counter == 0 }
+
+// voidRows takes the rank from the undecided rows of partitions, in b. They go on naming their data, so that
+// nothing of it is deleted. done must be called when b was applied, or failed. The caller holds a.fence for
+// writing, so that nobody else writes rows, or marks of undecided ones.
+func (a *Acceptor) voidRows(b *Batch, partitions map[uint32]bool) (done func(), err error) {
+	const op = "metadata.voidRows"
+	var list []Address
+	err = a.each([]byte{nsUnsettled}, func(key, value []byte) error {
+		var mark unsettledMark
+		if err := mark.unmarshal(value); err != nil {
+			return err
+		}
+		if !partitions[mark.partition] {
+			return nil
+		}
+		addr, rest, err := cutAddress(bytes.Clone(key[1:]))
+		if err != nil || len(rest) > 0 {
+			return errs.E(op, errs.Corrupt, "malformed key in the record store")
+		}
+		list = append(list, addr)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	locked := map[*stripe]bool{}
+	done = func() {
+		for st := range locked {
+			st.forget()
+			st.mu.Unlock()
+		}
+	}
+	slices.SortFunc(list, func(x, y Address) int { return cmp.Compare(a.stripeNum(&x), a.stripeNum(&y)) }) // in one order with other batches
+	for i := range list {
+		head := headKey(&list[i])
+		row, err := a.row(head)
+		if err != nil {
+			done()
+			return nil, err
+		}
+		if row == nil || row.Decided || row.Ballot.void() {
+			continue
+		}
+		if st := a.stripeOf(&list[i]); !locked[st] {
+			st.mu.Lock()
+			locked[st] = true
+		}
+		row.Ballot = row.Ballot.asVoid()
+		b.Set(head, encodeRow(head, row))
+	}
+	return done, nil
 }
 
 // Wedge ends epochs on this drive. The batch with all of them is the commit point.
@@ -163,23 +233,30 @@ func (a *Acceptor) Wedge(_ context.Context, m *WedgeRequest) (*WedgeReply, error
 		reply.Hint = maxBallot(reply.Hint, st.high)
 		st.mu.RUnlock()
 	}
-	rows := map[uint32]epochRow{}
+	rows, away := map[uint32]epochRow{}, map[uint32]bool{}
 	for i, p := range m.Partitions {
 		r := a.epochRow(p)
+		if m.Transition != 0 && r.wedged == m.Epochs[i] && r.transition == m.Transition {
+			reply.Begun = append(reply.Begun, p)
+		}
 		reply.Floors[i], reply.Installed[i] = a.floor(p), r.installed
 		reply.Hint = maxBallot(reply.Hint, reply.Floors[i])
 		next, ok := judgeWedge(r, m.Epochs[i], m.Transition, m.Term, m.Floor)
-		if published, _ := a.epoch(p); !ok || published > m.Epochs[i] {
+		published, member := a.epoch(p)
+		if !ok || published > m.Epochs[i] {
 			reply.Refused = append(reply.Refused, p)
 			continue
 		}
 		rows[p] = next
+		if member && m.Epochs[i] > 1 && next.installed != m.Epochs[i] {
+			away[p] = true
+		}
 	}
 	if !reply.Hint.Less(m.Floor) {
 		return reply, nil
 	}
 	if len(rows) > 0 {
-		if err := a.setEpochs(new(Batch), rows); err != nil {
+		if err := a.setEpochs(new(Batch), rows, away); err != nil {
 			return nil, errs.Wrap(op, err)
 		}
 	}
@@ -277,7 +354,7 @@ func (a *Acceptor) transfer(floor Ballot, t *TransferRow) (wrote, behind bool, e
 }
 
 // InstallEpoch makes this drive a member in new epochs. The batch with all of them, their floors and the
-// fences is the commit point.
+// fences, and what becomes void, is the commit point.
 func (a *Acceptor) InstallEpoch(_ context.Context, m *InstallEpochRequest) error {
 	const op = "metadata.InstallEpoch"
 	if len(m.Partitions) != len(m.Epochs) || len(m.Partitions) != len(m.Floors) || len(m.Partitions) > MaxBatch {
@@ -285,7 +362,7 @@ func (a *Acceptor) InstallEpoch(_ context.Context, m *InstallEpochRequest) error
 	}
 	a.fence.Lock()
 	defer a.fence.Unlock()
-	rows := map[uint32]epochRow{}
+	rows, away := map[uint32]epochRow{}, map[uint32]bool{}
 	for i, p := range m.Partitions {
 		epoch, member := a.epoch(p)
 		next, ok := judgeInstallEpoch(a.epochRow(p), m.Epochs[i], m.Transition, m.Term, m.Floors[i], member && epoch == m.Epochs[i])
@@ -297,6 +374,9 @@ func (a *Acceptor) InstallEpoch(_ context.Context, m *InstallEpochRequest) error
 		}
 		if next != a.epochRow(p) {
 			rows[p] = next
+			if m.Transition == 0 {
+				away[p] = true
+			}
 		}
 	}
 	var b Batch
@@ -312,7 +392,7 @@ func (a *Acceptor) InstallEpoch(_ context.Context, m *InstallEpochRequest) error
 	if len(rows) == 0 && len(fences) == 0 {
 		return nil
 	}
-	if err := a.setEpochs(&b, rows); err != nil {
+	if err := a.setEpochs(&b, rows, away); err != nil {
 		return errs.Wrap(op, err)
 	}
 	maps.Copy(a.fences, fences)

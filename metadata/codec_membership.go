@@ -237,7 +237,8 @@ func (m *WedgeReply) AppendTo(b []byte) []byte {
 	b = putMany(b, 3, m.Refused, appendU32)
 	b = putBallots(b, 4, m.Floors)
 	b = putUints(b, 5, m.Installed)
-	return putFences(b, 6, m.Fences)
+	b = putFences(b, 6, m.Fences)
+	return putMany(b, 7, m.Begun, appendU32)
 }
 
 // Unmarshal replaces m by what AppendTo wrote.
@@ -257,6 +258,8 @@ func (m *WedgeReply) Unmarshal(b []byte) error {
 			m.Installed = f.uints(MaxBatch)
 		case 6:
 			m.Fences = f.fences(m.Fences)
+		case 7:
+			m.Begun = f.u32s(MaxBatch)
 		default:
 			return false
 		}

@@ -80,7 +80,7 @@ func samples() map[string]codec {
 		"rows-reply": &RowsReply{Rows: []RegisterRow{{Address: a, Row: &sent, Unsettled: true}, {Address: a}}, Next: &a, More: true},
 		"lookup":     &LookupRequest{Addresses: []Address{a, {}}},
 		"wedge":      &WedgeRequest{Drive: 3, Transition: 5, Term: 2, Floor: b, Partitions: []uint32{0, 4095}, Epochs: []uint64{1, 3}},
-		"wedge-reply": &WedgeReply{Done: true, Hint: b, Refused: []uint32{9}, Floors: []Ballot{{}, b}, Installed: []uint64{0, 2},
+		"wedge-reply": &WedgeReply{Done: true, Hint: b, Refused: []uint32{9}, Begun: []uint32{4}, Floors: []Ballot{{}, b}, Installed: []uint64{0, 2},
 			Fences: []Fence{{Bucket: 7, Epoch: 3}, {}}},
 		"transfer": &TransferRequest{Drive: 3, Transition: 5, Term: 2, Floor: b, Rows: []TransferRow{
 			{Address: a, Partition: 17, Decided: true, State: s, Whole: true, Full: []Version{v}}, {State: State{ID: b}}}},

@@ -75,6 +75,8 @@ type WedgeReply struct {
 	// Refused lists partitions of the request that are not wedged: of another epoch, by another
 	// transition that has not ended, or by a higher term.
 	Refused []uint32
+	// Begun lists partitions of the request that were wedged here before, by the same transition.
+	Begun []uint32
 	// Floors and Installed are by position in the request: the partition's floor, and the epoch in
 	// which the drive was made a member of it (0: never).
 	Floors    []Ballot
@@ -159,7 +161,9 @@ type Swap struct {
 
 // SwapReport says what a Swap did.
 type SwapReport struct {
-	Swapped []uint32 // partitions that are published
+	// Swapped lists the partitions that are published. The newcomer, if it failed meanwhile, is not yet
+	// installed there, as any other member that was away: it wants a Join.
+	Swapped []uint32
 	// Skipped lists those that had too few drives, in which nothing was changed, or which are wedged and
 	// want another call, under a higher term.
 	Skipped []uint32

@@ -20,6 +20,7 @@ type swapper struct {
 	present   []bool // answered before anything was changed
 	held      []bool // wedged, and not lost since
 	installed []bool
+	begun     bool // the transition has wedged somebody already
 	full      bool // the newcomer must get every row, or it does not count
 }
 
@@ -40,6 +41,9 @@ func (s *swapper) target(seat int) bool { return seat != s.old }
 // here reports that the drive at seat answered, and would be wedged.
 func (s *swapper) here(seat int) { s.present[seat] = true }
 
+// began reports that the drives are wedged already, by an earlier term of the transition.
+func (s *swapper) began() { s.begun = true }
+
 // wedge reports that the drive at seat is wedged. It is not asked once the driver goes on to carry rows.
 func (s *swapper) wedge(seat int) { s.held[seat] = true }
 
@@ -49,8 +53,11 @@ func (s *swapper) lose(seat int) { s.held[seat] = false }
 // begin reports that the next epoch is installed on the drive at seat.
 func (s *swapper) begin(seat int) { s.installed[seat] = true }
 
-// enough reports whether the drives that are here suffice to begin: else nothing must be changed.
-func (s *swapper) enough() bool { return s.suffice(s.present) }
+// enough reports whether the drives that are here suffice to begin: else nothing must be changed. Nothing is
+// begun without the newcomer; what was begun must come to an end without it.
+func (s *swapper) enough() bool {
+	return s.suffice(s.present) && (s.begun || s.present[s.newcomer()])
+}
 
 // wedged reports whether the drives that are wedged suffice to go on, and fixes whether the newcomer
 // must get every row.
@@ -78,17 +85,22 @@ func (s *swapper) suffice(list []bool) bool {
 		silent++
 	}
 	learn := q.N - q.W + 1 // every chosen state, and every ballot that was ever accepted, is met in so many
+	// Those who stay can hold the image; or all but one, and the newcomer gets every row. Otherwise the newcomer
+	// is not needed: without it, it is a member that was away.
+	image := s.survivors(list)
+	if list[s.newcomer()] {
+		image++
+	}
 	if s.mut.wedgeTooFew {
 		return list[s.newcomer()] && n >= learn
 	}
 	// Two movers of a transition must meet in a drive, so that the later one's floor is above the
-	// earlier one's. Both have the newcomer; if that was replaced meanwhile, they meet as more than half of
-	// the members that can be asked.
+	// earlier one's: in an old member, as the newcomer may be dead.
 	members := q.N
 	if s.gone {
 		members--
 	}
-	return list[s.newcomer()] && n >= learn && silent >= q.Z && s.survivors(list)+1 >= q.W && 2*n > members
+	return n >= learn && silent >= q.Z && image >= q.W && 2*n > members
 }
 
 // counts reports whether the drive at seat has all that the next epoch begins with, once everything was
@@ -105,11 +117,11 @@ func (s *swapper) begins(seat int) bool {
 // carried reports whether enough drives have what the next epoch begins with. Who leaves may have been lost
 // before it told what it holds: without it the others must be enough to learn what is chosen.
 func (s *swapper) carried() bool {
-	return s.holders(s.held) >= s.q.W && s.held[s.newcomer()] && count(s.held[:s.q.N]) >= s.q.N-s.q.W+1
+	return s.holders(s.held) >= s.q.W && count(s.held[:s.q.N]) >= s.q.N-s.q.W+1
 }
 
 // ready reports whether the next epoch may be published.
-func (s *swapper) ready() bool { return s.holders(s.installed) >= s.q.W && s.installed[s.newcomer()] }
+func (s *swapper) ready() bool { return s.holders(s.installed) >= s.q.W }
 
 func (s *swapper) holders(list []bool) int {
 	n := 0
@@ -152,6 +164,10 @@ func (s *swapper) judge(rows []*Row, floor Ballot) (top *Row, decided bool, from
 		case !decided && r.Ballot.Less(floor):
 			// Nobody may know that this was not chosen, and somebody who is away may hold another state
 			// under a higher ballot, which must not outrank this one later.
+			need = append(need, seat)
+		case r.Ballot.Less(top.Ballot) && !s.mut.noLevel:
+			// The same, below the ballot under which it was chosen, or was confirmed against another write: what
+			// somebody who is away holds in between must not outrank it.
 			need = append(need, seat)
 		}
 	}

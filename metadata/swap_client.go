@@ -247,6 +247,9 @@ func (s *swapping) ask(ctx context.Context) error {
 			if !slices.Contains(r.Refused, t.p.g.Partition) {
 				t.p.here(t.seat)
 			}
+			if slices.Contains(r.Begun, t.p.g.Partition) {
+				t.p.began()
+			}
 		}
 		return nil
 	})
@@ -615,7 +618,7 @@ func (s *swapping) agree(p *swapPart, all bool) bool {
 	return true
 }
 
-// install begins the next epochs on whoever has what they begin with, and on the newcomer.
+// install begins the next epochs on whoever has what they begin with, and on the newcomer if it is there.
 func (s *swapping) install(ctx context.Context) error {
 	fences := make([]Fence, 0, len(s.fences))
 	for bucket, epoch := range s.fences {
@@ -648,8 +651,8 @@ func (s *swapping) install(ctx context.Context) error {
 	})
 }
 
-// Join makes a drive that was away when epochs began a member in them. Its own rows stay: every ballot
-// of them is below the floors, and repair brings them up. Groups in which too few members answer are left;
+// Join makes a drive that was away when epochs began a member in them. Its own rows stay, and repair brings
+// them up: every ballot of them is below the floors, and what is undecided ranks below all others. Groups in which too few members answer are left;
 // the error, of kind Unavailable, tells.
 func (c *Client) Join(ctx context.Context, drive uint16, groups []placement.Group) error {
 	const op = "metadata.Join"

@@ -475,6 +475,274 @@ func TestARowOfAMemberThatWasAwayNeverOutranksTheImage(t *testing.T) {
 	})
 }
 
+// acceptAt has some drives accept s under b, which all of them promise first.
+func (w *swapWorld) acceptAt(key string, b Ballot, s State, drives ...uint16) {
+	w.t.Helper()
+	g, a := w.group(key), addr(key)
+	for _, num := range drives {
+		h := w.cl.header(w.t.Context(), &g, g.Position(num), 0)
+		d := w.drives[num-1]
+		p, err := d.Prepare(w.t.Context(), &PrepareRequest{Header: h, Address: a, Ballot: b})
+		if err != nil || !p.Promised {
+			w.t.Fatalf("drive %d: the promise: %v %+v", num, err, p)
+		}
+		r, err := d.Accept(w.t.Context(), &AcceptRequest{Header: h, Address: a, Ballot: b, State: s})
+		if err != nil || !r.Accepted {
+			w.t.Fatalf("drive %d: the accept: %v %+v", num, err, r)
+		}
+	}
+}
+
+// fiveOfThree are profiles of five members, of which three are a quorum: two quorums share one member only.
+var fiveOfThree = []erasure.Profile{{Data: 2, Parity: 3}, {Data: 1, Parity: 4}}
+
+// lone leaves "first" at all of five drives, and after it a write that drive 5 alone accepted. Then that was
+// refused for good, by a round that accepted "first" again on 1, 2 and 3. settled: they know of nothing that is to be done.
+func (w *swapWorld) lone(settled bool) {
+	w.t.Helper()
+	ctx := w.t.Context()
+	_, err := w.put(ctx, w.cl, "k", "first")
+	must(w.t, err)
+	w.reopen()
+	w.loneRow("k", 5)
+	w.gone(5, true)
+	w.gone(4, true)
+	_, free, err := w.cl.Orphan(ctx, w.group("k"), addr("k"), erasure.NewDataID(), 0)
+	must(w.t, err)
+	if !free {
+		w.t.Fatal("the lone write is referred to")
+	}
+	w.reopen()
+	w.gone(4, false)
+	if !settled {
+		return
+	}
+	for i := range 4 {
+		list, err := w.drives[i].Unsettled(nil, 10)
+		must(w.t, err)
+		for _, u := range list {
+			row, err := w.drives[i].row(headKey(&u.Address))
+			must(w.t, err)
+			g := w.group("k")
+			must(w.t, w.drives[i].Decide(ctx, []Decision{{Header: w.cl.header(ctx, &g, i, 0), Address: u.Address, Ballot: row.Ballot, Settled: true}}))
+		}
+		if list, err = w.drives[i].Unsettled(nil, 10); err != nil || len(list) > 0 {
+			w.t.Fatalf("drive %d has marks: %v %v", i+1, list, err)
+		}
+	}
+}
+
+// A round found that nobody refers to the body of a lone write, and made that final: the body goes. Four
+// have what it accepted again, the image is of three, and two of these three have the older ballot, or not: whoever
+// returns with the lone write must not outrank it.
+func TestAWriteThatWasRefusedForGoodDoesNotReturnWithItsDrive(t *testing.T) {
+	for _, p := range fiveOfThree {
+		for _, settled := range []bool{false, true} {
+			for _, mut := range []mutations{{}, {noLevel: true}, {noVoid: true}} {
+				t.Run(fmt.Sprintf("%v settled=%v level=%v void=%v", p, settled, !mut.noLevel, !mut.noVoid), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						w := newSwapWorld(t, p, 1)
+						w.lone(settled)
+						w.gone(1, true)
+						w.drives[4].mut = mut
+						s, err := w.cl.newSwapping(new(w.swap(1, true)), mut)
+						must(t, err)
+						_, err = s.run(t.Context())
+						must(t, err)
+						w.gone(5, false)
+						must(t, w.cl.Join(t.Context(), 5, w.groups()))
+						w.gone(2, true)
+						w.gone(3, true)
+						v, err := w.cl.Read(t.Context(), w.group("k"), addr("k"), ReadOptions{})
+						must(t, err)
+						// Either rule alone helps while the register has a mark.
+						want := "first"
+						if settled && mut.noVoid {
+							want = "lone"
+						}
+						if etagOf(v) != want {
+							t.Errorf("reads %q, want %q", etagOf(v), want)
+						}
+						must(t, w.cl.Close(t.Context()))
+					})
+				})
+			}
+		}
+	}
+}
+
+// The same, and the drive that was away is wedged by the next swap before it joined.
+func TestAMemberThatDidNotJoinOutranksNobodyInTheNextSwap(t *testing.T) {
+	for _, mut := range []mutations{{}, {noVoid: true}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newSwapWorld(t, fiveOfThree[0], 1)
+			w.lone(true)
+			w.gone(1, true)
+			_, err := w.cl.Swap(t.Context(), w.swap(1, true))
+			must(t, err)
+			w.gone(1, false) // an empty drive by now
+			w.drives[0] = &testDrive{kv: &memKV{}, shards: newMemShards()}
+			w.restart(0)
+			w.drives[4].mut = mut
+			w.gone(5, false)
+			w.gone(2, true)
+			w.gone(3, true) // 4, 5 and the newcomer are left, and the next one
+			sw := w.swap(2, true)
+			sw.Transition, sw.New, sw.Groups = 10, 1, nil
+			l := w.now()
+			for _, p := range l.PartitionsOf(2) {
+				sw.Groups = append(sw.Groups, l.Group(p))
+			}
+			sw.Publish = func(_ context.Context, list []uint32) error {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				next, err := w.layout.Swap(2, 1, list)
+				if err == nil {
+					w.layout = next
+				}
+				return err
+			}
+			_, err = w.cl.Swap(t.Context(), sw)
+			must(t, err)
+			v, err := w.cl.Read(t.Context(), w.group("k"), addr("k"), ReadOptions{})
+			must(t, err)
+			if got := etagOf(v); got != "first" && !mut.noVoid || got == "first" && mut.noVoid {
+				t.Errorf("reads %q with %+v", got, mut)
+			}
+			must(t, w.cl.Close(t.Context()))
+		})
+	}
+}
+
+// A drive holds, undecided and under a ballot of its own, the state that was chosen later under a higher one.
+// In between, another drive had confirmed what was before. When the latter joins, what it knows as decided must not
+// outrank what was chosen.
+func TestAChosenWriteIsNotOutrankedByTheOneBefore(t *testing.T) {
+	for _, mut := range []mutations{{}, {noLevel: true}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newSwapWorld(t, fiveOfThree[0], 1)
+			_, err := w.put(t.Context(), w.cl, "k", "first")
+			must(t, err)
+			w.reopen()
+			w.loneRow("k", 4) // proposed, and accepted by one
+			a := addr("k")
+			first, err := w.drives[4].row(headKey(&a))
+			must(t, err)
+			second, err := w.drives[3].row(headKey(&a))
+			must(t, err)
+			b := second.Ballot
+			w.acceptAt("k", Ballot{b.Counter + 1, 6}, first.State, 5)
+			w.acceptAt("k", Ballot{b.Counter + 2, 6}, second.State, 1, 2, 3) // chosen
+			g := w.group("k")
+			for pos := range 3 {
+				must(t, w.drives[pos].Decide(t.Context(), []Decision{{Header: w.cl.header(t.Context(), &g, pos, 0), Address: a, Ballot: Ballot{b.Counter + 2, 6}}}))
+			}
+			w.gone(1, true)
+			w.gone(5, true)
+			s, err := w.cl.newSwapping(new(w.swap(1, true)), mut)
+			must(t, err)
+			_, err = s.run(t.Context())
+			must(t, err)
+			w.gone(5, false)
+			must(t, w.cl.Join(t.Context(), 5, w.groups()))
+			w.gone(2, true)
+			w.gone(3, true)
+			v, err := w.cl.Read(t.Context(), w.group("k"), a, ReadOptions{})
+			must(t, err)
+			if got := etagOf(v); got != "lone" && !mut.noLevel || got == "lone" && mut.noLevel {
+				t.Errorf("reads %q with %+v", got, mut)
+			}
+			must(t, w.cl.Close(t.Context()))
+		})
+	}
+}
+
+// The newcomer dies at any message of the first mover. The partitions go on without it, and it joins.
+func TestANewcomerThatDiesInMidSwapLeavesNothingWedged(t *testing.T) {
+	runs := 0
+	for i := 0; ; i++ {
+		finished := false
+		synctest.Test(t, func(t *testing.T) {
+			w := newSwapWorld(t, erasure.Profile{Data: 2, Parity: 2}, 1)
+			want := w.fill(4)
+			w.gone(1, true)
+			w.loneRow("k0", 4)
+			var mu sync.Mutex
+			left, dead := i, false
+			w.drives[w.spare-1].hook = func(string, bool) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if left--; left < 0 {
+					dead = true
+					return errKilled
+				}
+				return nil
+			}
+			report, err := w.cl.Swap(t.Context(), w.swap(1, true))
+			begun := len(*w.drives[1].epochs.Load()) > 0
+			if begun && (err != nil || len(report.Skipped) > 0) {
+				t.Fatalf("message %d: %v %+v", i, err, report)
+			}
+			finished = !dead
+			delete(want, "k0")
+			w.check(want)
+			w.rewrite(want)
+			w.drives[w.spare-1].hook = nil
+			w.restart(int(w.spare) - 1)
+			if begun {
+				must(t, w.cl.Join(t.Context(), w.spare, w.groups()))
+				for key := range want {
+					must(t, w.cl.Resync(t.Context(), w.group(key), addr(key), nil))
+				}
+				w.gone(2, true)
+			}
+			w.check(want)
+			w.rewrite(want)
+			must(t, w.cl.Close(t.Context()))
+		})
+		runs++
+		if finished || t.Failed() {
+			break
+		}
+	}
+	if runs < 5 {
+		t.Errorf("only %d messages", runs)
+	}
+	t.Logf("the newcomer died %d times", runs-1)
+}
+
+// A mover ended after the wedge, and then the newcomer: the next term goes on without it. Of what was not
+// begun nothing is.
+func TestWhatWasBegunEndsWithoutTheNewcomer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSwapWorld(t, erasure.Profile{Data: 2, Parity: 2}, 1)
+		want := w.fill(8)
+		w.gone(1, true)
+		sw := w.swap(1, true)
+		if len(sw.Groups) < 2 {
+			t.Fatal("one partition only")
+		}
+		sw.Groups = sw.Groups[:1]
+		begun := sw.Groups[0].Partition
+		sw.Publish = func(context.Context, []uint32) error { return errKilled }
+		if _, err := w.cl.Swap(t.Context(), sw); !errors.Is(err, errKilled) {
+			t.Fatalf("got %v", err)
+		}
+		w.gone(w.spare, true)
+		report, err := w.cl.Swap(t.Context(), w.swap(1, true))
+		must(t, err)
+		if !slices.Equal(report.Swapped, []uint32{begun}) || len(report.Skipped) != 1 {
+			t.Fatalf("report %+v, begun was %d", report, begun)
+		}
+		w.check(want)
+		w.rewrite(want)
+		w.gone(w.spare, false)
+		must(t, w.cl.Join(t.Context(), w.spare, w.groups()))
+		w.check(want)
+		must(t, w.cl.Close(t.Context()))
+	})
+}
+
 func TestAStaleMoverIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSwapWorld(t, erasure.Profile{Data: 2, Parity: 2}, 1)
