@@ -599,3 +599,48 @@ func TestCloseDoesNotWaitForAHangingDrive(t *testing.T) {
 		t.Errorf("reading a closed drive: %v", err)
 	}
 }
+
+// failListFS fails the i-th listing of the record store.
+type failListFS struct {
+	vfs.FS
+	n atomic.Int64 // how many are left before the one that fails
+}
+
+func (f *failListFS) List(dir string) ([]string, error) {
+	if strings.HasSuffix(dir, metaDir) && f.n.Add(-1) == -1 {
+		return nil, errInjected
+	}
+	return f.FS.List(dir)
+}
+
+// TestAnOpeningThatCannotListIsRefused fails each listing of an opening in turn. At the last one Pebble has begun to flush
+// and to collect statistics: an opening that it gave up there would end the process, now and then.
+func TestAnOpeningThatCannotListIsRefused(t *testing.T) {
+	m := newOpImage(t, newRand(t))
+	for i := int64(0); ; i++ {
+		hit := false
+		for range 5 {
+			fs := &failListFS{FS: m.formed.CrashClone(vfs.CrashCloneCfg{})}
+			fs.n.Store(i)
+			d, err := Open(bg, fs, "d", testOptions())
+			if hit = fs.n.Load() < 0; !hit {
+				if err != nil {
+					t.Fatalf("without a fault: %v", err)
+				}
+				mustClose(t, d)
+				break
+			}
+			if StatusOf(err) != Unreadable {
+				t.Fatalf("listing %d fails: %v", i, err)
+			}
+			mustClose(t, openDrive(t, fs.FS, testOptions()))
+		}
+		if !hit {
+			t.Logf("an opening lists %d times", i)
+			if i < 2 {
+				t.Error("the last listing was not failed")
+			}
+			return
+		}
+	}
+}

@@ -66,7 +66,6 @@ type opFS struct {
 	vfs.FS
 	cause opCause
 	at    int64 // which one fails; negative: none
-	lists bool  // listings count
 	armed atomic.Bool
 	n     atomic.Int64
 	hit   atomic.Pointer[opHit]
@@ -139,9 +138,6 @@ func (f *opFS) MkdirAll(dir string, perm os.FileMode) error {
 }
 
 func (f *opFS) List(dir string) (names []string, err error) {
-	if !f.lists {
-		return f.FS.List(dir)
-	}
 	err = f.do("list", dir, opRead, func() (err error) { names, err = f.FS.List(dir); return err })
 	return names, err
 }
@@ -366,9 +362,7 @@ func (m *opImage) try(t *testing.T, rng *rand.Rand, r *opRequest, cause opCause,
 		base = m.empty
 	}
 	mem := base.CrashClone(vfs.CrashCloneCfg{})
-	// A gap: where the last listing of an opening fails, Pebble takes its file cache away under the statistics that
-	// flushes have begun, which may end the process.
-	fs := &opFS{FS: mem, cause: cause, at: i, lists: !r.drive}
+	fs := &opFS{FS: mem, cause: cause, at: i}
 	var d *Drive
 	if !r.drive {
 		var err error

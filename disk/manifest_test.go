@@ -265,4 +265,3 @@ func padding(b []byte, at int) bool {
 type brokenReader struct{}
 
 func (*brokenReader) Read([]byte) (int, error) { return 0, errInjected }
-

@@ -1,6 +1,7 @@
 package vfsx
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -16,13 +17,15 @@ const markerPrefix = "marker."
 // Guard wraps a file system for a store whose writes must not be trusted after one of them
 // failed. It reports every failed change and every failed read, and once tripped it refuses every
 // change with the error that tripped it; reads go on. Only the sync of a directory and every change of a
-// log, a MANIFEST and the like (see guardLog) fail in silence, by tripping the guard: who relies on them asks Tripped
-// before believing anything. Locks are not taken through it: whoever makes the guard holds the lock of the directory,
+// log, a MANIFEST and the like (see guardLog), and a listing once one of those was made, fail in silence, by tripping
+// the guard: who relies on them asks Tripped before believing anything. That is reported first as well: whoever waits
+// for what now goes nowhere has to learn of it. Locks are not taken through it: whoever makes the guard holds the lock of the directory,
 // and can release it although a store that can no longer be closed still uses the guard.
 type Guard struct {
 	fs      vfs.FS
 	onFault func(op, path string, write bool, err error)
 	tripped atomic.Pointer[error]
+	begun   atomic.Bool // a log or the like was made
 }
 
 // refusePause is how long the refusal to make a file takes. Pebble tries a flush that failed again at once and
@@ -140,10 +143,19 @@ func (g *Guard) Rename(oldname, newname string) error {
 	return err
 }
 
-// ReuseForWrite implements vfs.FS.
+// ReuseForWrite implements vfs.FS. A file that is not there while its directory is was lost: the error is then not
+// one that IsNotExist knows, as it is where a whole drive went away.
 func (g *Guard) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	var f vfs.File
-	err := g.change("reuse", newname, true, func() (err error) { f, err = g.fs.ReuseForWrite(oldname, newname, c); return err })
+	err := g.change("reuse", oldname, false, func() (err error) {
+		f, err = g.fs.ReuseForWrite(oldname, newname, c)
+		if IsNotExist(err) {
+			if _, serr := g.fs.Stat(g.fs.PathDir(oldname)); serr == nil {
+				return fmt.Errorf("the file is lost: %v", err)
+			}
+		}
+		return err
+	})
 	if isLog(g.fs.PathBase(newname)) {
 		return g.wrapLog(f, newname, err), nil
 	}
@@ -162,8 +174,17 @@ type noLock struct{}
 
 func (noLock) Close() error { return nil }
 
-// List implements vfs.FS.
+// List implements vfs.FS. Pebble lists its directory once more at the end of its opening, to find what is
+// obsolete. By then a listing that fails trips the guard, and nothing is listed: see guardLog.
 func (g *Guard) List(dir string) ([]string, error) {
+	if g.begun.Load() {
+		var names []string
+		if err := g.change("list", dir, false, func() (err error) { names, err = g.fs.List(dir); return err }); err != nil {
+			g.Trip(err)
+			return nil, nil
+		}
+		return names, nil
+	}
 	names, err := g.fs.List(dir)
 	return names, g.read("list", dir, err)
 }

@@ -25,7 +25,8 @@ func isLog(base string) bool {
 //   - Where it cannot write a MANIFEST it counts on the process to end: its tables are numbered for a version that
 //     never comes, and a compaction that ends then looks beyond the old one, and ends the process.
 //   - Where it cannot write a blob file it gives the file up twice, and ends the process. The table beside it fails.
-//   - Where its opening fails, it takes the file cache away under the compactions that it has begun.
+//   - Where its opening fails, it takes the file cache away under the compactions and the table statistics that it has
+//     begun, and they end the process. None begin before a log or a MANIFEST is made.
 type guardLog struct {
 	f    vfs.File // nil: it could not be made
 	g    *Guard
@@ -33,6 +34,7 @@ type guardLog struct {
 }
 
 func (g *Guard) wrapLog(f vfs.File, name string, err error) vfs.File {
+	g.begun.Store(true)
 	if err != nil {
 		g.Trip(err)
 		f = nil
