@@ -56,6 +56,20 @@ func TestADriveThatMissedWritesIsOutstandingUntilItIsRepaired(t *testing.T) {
 	}
 }
 
+// Nobody waits for the next round: until it is compared, a drive counts as behind.
+func TestADriveThatComesBackIsComparedAtOnce(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.healer.lookAround(context.Background())
+	for _, what := range []string{"drives were found", "one returned"} {
+		select {
+		case <-w.healer.back:
+		default:
+			t.Errorf("%s, and nothing asks to compare", what)
+		}
+		w.healer.Returned(1)
+	}
+}
+
 // A drive whose lists cannot be read is told apart from one that has none.
 func TestADriveThatDoesNotTellItsListsIsSilent(t *testing.T) {
 	w := newWorld(t, object.Unversioned)

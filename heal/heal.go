@@ -139,6 +139,7 @@ type Healer struct {
 	wake   chan struct{} // asks for a pass
 	jobs   chan struct{} // asks for a look at the jobs
 	scrub  chan struct{} // asks for a look at the scrubs
+	back   chan struct{} // asks to compare drives that came back
 	shards atomic.Int64
 	bytes  atomic.Int64
 	calls  sync.WaitGroup // to drives; Wait waits for them
@@ -219,7 +220,7 @@ func New(c Config) *Healer {
 	if c.CheckEvery == 0 {
 		c.CheckEvery = 7 * 24 * time.Hour
 	}
-	h := &Healer{c: c, limits: limits{swapBatch, maxPending, page}, pace: newPace(c.Load, c.Now), wake: make(chan struct{}, 1), jobs: make(chan struct{}, 1), scrub: make(chan struct{}, 1),
+	h := &Healer{c: c, limits: limits{swapBatch, maxPending, page}, pace: newPace(c.Load, c.Now), wake: make(chan struct{}, 1), jobs: make(chan struct{}, 1), scrub: make(chan struct{}, 1), back: make(chan struct{}, 1),
 		retry: make(map[string]*pause), since: make(map[erasure.DataID]time.Time),
 		hangs:    hangs{late: make(map[uint16]bool), stuck: make(map[uint16]int)},
 		returned: returned{here: make(map[uint16]bool), todo: make(map[uint16]bool)},
@@ -235,7 +236,7 @@ func (h *Healer) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { h.every(ctx, h.jobs, h.c.Every, "a job ended early", h.work) })
-	wg.Go(func() { h.every(ctx, nil, h.c.Every, "the upkeep ended early", h.upkeep) })
+	wg.Go(func() { h.every(ctx, h.back, h.c.Every, "the upkeep ended early", h.upkeep) })
 	wg.Go(func() { h.scrubAll(ctx) })
 	h.every(ctx, h.wake, h.c.Every, "a repair pass ended early", func(ctx context.Context) error {
 		err := h.Pass(ctx)

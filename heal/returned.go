@@ -38,6 +38,7 @@ func (h *Healer) Returned(num uint16) {
 	h.returned.todo[num] = true
 	h.mu.Unlock()
 	h.Trigger()
+	h.kick(h.back)
 }
 
 // lookAround notices local drives that came or went.
@@ -51,6 +52,7 @@ func (h *Healer) lookAround(ctx context.Context) {
 		if !h.returned.here[d.Num()] {
 			h.returned.todo[d.Num()] = true
 			clear(h.retry) // what waits, waits for drives
+			h.kick(h.back)
 		}
 	}
 	h.returned.here = now
