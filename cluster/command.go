@@ -360,7 +360,11 @@ func (s *State) encode() []byte {
 	for i := range s.replacements {
 		b = putBytes(b, 11, appendReplacement(nil, &s.replacements[i]))
 	}
-	return putBytes(b, 12, appendSettings(nil, &s.settings))
+	b = putBytes(b, 12, appendSettings(nil, &s.settings))
+	if s.gen.number != 0 {
+		b = putBytes(b, 13, appendGeneration(nil, &s.gen))
+	}
+	return b
 }
 
 func decodeState(b []byte) (*State, error) {
@@ -415,11 +419,16 @@ func decodeState(b []byte) (*State, error) {
 			}
 		case 12:
 			s.settings, err = decodeSettings(f.bytes)
+		case 13:
+			s.gen, err = decodeGeneration(f.bytes)
 		default:
 			return false, nil
 		}
 		return true, err
 	})
+	if err == nil && s.Applied < s.gen.began {
+		err = errMalformed()
+	}
 	if n := len(s.replacements); err == nil && n > 0 && s.replacements[n-1].ID > s.lastReplacement {
 		err = errMalformed()
 	}

@@ -55,6 +55,9 @@ type Control struct {
 	mu         sync.Mutex // guards what follows, and the order in which states are published
 	voters     map[uint16]*voter
 	copies     map[uint16]*copyOf
+	late       map[*copyOf]bool // a write of the drive's voter was not done in time, and is on its way
+	members    []raft.ServerID  // the voters, as known last
+	tried      uint64           // number of the generation that Recover tried last
 	closed     bool
 
 	tasks   sync.WaitGroup // copies being written, voters being shut down or replaced
@@ -78,6 +81,20 @@ type voter struct {
 	trans *raft.InmemTransport
 	store *storage
 	copy  *copyOf // on the same drive: tells this stay of the drive from a later one
+	ended chan struct{}
+}
+
+// settled waits for what was asked of a leader, or for its end: raft forgets what was committed, and not yet
+// applied, when it is shut down.
+func (v *voter) settled(f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-v.ended:
+		return raft.ErrRaftShutdown
+	}
 }
 
 // Open loads the state from the newest copy and starts the voters of the drives. A drive whose
@@ -89,7 +106,7 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 	if c.ChangeTimeout <= 0 {
 		c.ChangeTimeout = 4 * time.Second
 	}
-	k := &Control{c: c, log: c.Logger, voters: map[uint16]*voter{}, copies: map[uint16]*copyOf{},
+	k := &Control{c: c, log: c.Logger, voters: map[uint16]*voter{}, copies: map[uint16]*copyOf{}, late: map[*copyOf]bool{},
 		membership: newTurn(), lifecycle: newTurn(), closing: make(chan struct{})}
 	k.state.Store(emptyState())
 	for _, d := range c.Drives {
@@ -98,7 +115,7 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 			k.log.Error("a drive's copy of the control plane is damaged and left out", "drive", d.Num, "err", err)
 			continue
 		}
-		if s != nil && s.Applied > k.State().Applied {
+		if s != nil && s.newerThan(k.State()) {
 			k.state.Store(s)
 		}
 	}
@@ -116,20 +133,28 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 func (k *Control) State() *State { return k.state.Load() }
 
 // addCopy begins to write to a drive's copy, and brings it up to the state. A copy that is newer
-// than the state becomes the state.
+// than the state becomes the state. Where the state is of another generation, the drive's voter is
+// dropped together with what the copy had.
 func (k *Control) addCopy(d DriveStore) {
 	old, err := readCopy(d.KV)
+	if s := k.State(); err == nil && old != nil && old.gen != s.gen && old.newerThan(s) {
+		k.enter(old)
+	}
 	k.mu.Lock()
-	if err == nil && old != nil && old.Applied > k.State().Applied {
+	if err == nil && old != nil && old.newerThan(k.State()) {
 		k.state.Store(old)
 	}
 	s := k.State()
-	cp := &copyOf{kv: d.KV, log: k.log.With("drive", d.Num), tasks: &k.tasks}
+	cp := &copyOf{kv: d.KV, log: k.log.With("drive", d.Num), tasks: &k.tasks, gen: s.gen}
 	k.copies[d.Num] = cp
-	if err == nil && old != nil && old.Applied == s.Applied {
+	if err == nil && old != nil && old.gen == s.gen && old.Applied == s.Applied {
 		cp.has = s.Applied // up to date; the next write is whole
 	} else if s.Initialized() {
-		cp.submit(0, nil, s)
+		var drop func(*metadata.Batch)
+		if err == nil && !isOf(d.KV, s.gen.generationID) {
+			drop = dropRows
+		}
+		cp.submitWith(s, drop)
 	}
 	k.mu.Unlock()
 	k.await(s.Applied, cp)
@@ -146,7 +171,7 @@ func (k *Control) copyOn(num uint16) *copyOf {
 func (k *Control) publish(prev uint64, raw []byte, s *State) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if s.Applied <= k.State().Applied {
+	if !s.newerThan(k.State()) {
 		return
 	}
 	k.state.Store(s)
@@ -156,9 +181,9 @@ func (k *Control) publish(prev uint64, raw []byte, s *State) {
 }
 
 // await waits until copies (none named: those of all drives) have what was applied up to index, and
-// reports whether all do. A drive that is stuck holds it up for copyTimeout once, and is not waited
+// returns the copies that do. A drive that is stuck holds it up for copyTimeout once, and is not waited
 // for after that until it has caught up.
-func (k *Control) await(index uint64, copies ...*copyOf) bool {
+func (k *Control) await(index uint64, copies ...*copyOf) (have []*copyOf) {
 	if copies == nil {
 		k.mu.Lock()
 		copies = slices.Collect(maps.Values(k.copies))
@@ -166,33 +191,63 @@ func (k *Control) await(index uint64, copies ...*copyOf) bool {
 	}
 	timer := time.NewTimer(copyTimeout)
 	defer timer.Stop()
-	all, late := true, false
+	late := false
 	for _, cp := range copies {
 		done := cp.reached(index)
+		ok := false
 		if late {
 			select {
-			case ok := <-done:
-				all = all && ok
+			case ok = <-done:
 			default:
-				all = false
 				cp.stuck()
 			}
-			continue
+		} else {
+			select {
+			case ok = <-done:
+			case <-timer.C:
+				late = true
+				cp.stuck()
+			}
 		}
-		select {
-		case ok := <-done:
-			all = all && ok
-		case <-timer.C:
-			all, late = false, true
-			cp.stuck()
+		if ok {
+			have = append(have, cp)
 		}
 	}
-	return all
+	return have
 }
 
-// copiesAreAll reports that a cluster of at most two drives relies on its copies: there the one
-// voter's log is the only other place, so a change needs the copies of all drives that are here.
-func copiesAreAll(s *State) bool { return s.Initialized() && len(s.lasting()) <= 2 }
+// copied reports whether a change is in enough copies to be answered, if it is in those that have it: in
+// so many that one of them is left when as many drives are lost as the profile allows. Those that are away
+// count as lost. A cluster of at most two drives relies on its copies, since there the one voter's
+// log is the only other place: a change needs those of all drives that are here.
+func (k *Control) copied(have []*copyOf) bool {
+	s := k.State()
+	if !s.Initialized() {
+		return true
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	lasting := s.lasting()
+	here, has := 0, 0
+	for _, num := range lasting {
+		cp := k.copies[num]
+		if cp != nil {
+			here++
+			if slices.Contains(have, cp) {
+				has++
+			}
+		}
+	}
+	return has >= copiesWanted(len(lasting), here, int(s.layout.Profile().Parity))
+}
+
+// copiesWanted returns how many of the copies that are here a change needs.
+func copiesWanted(drives, here, parity int) int {
+	if drives <= 2 {
+		return here
+	}
+	return min(here, max(1, parity+1-(drives-here)))
+}
 
 // fsm is the state machine of one voter.
 type fsm struct {
@@ -230,7 +285,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if err != nil {
 		return err
 	}
-	if s.Applied > f.s.Applied {
+	if s.newerThan(f.s) {
 		f.s = s
 		f.k.publish(0, nil, s)
 	}
@@ -261,22 +316,31 @@ func (k *Control) useVoter(d DriveStore) {
 	}
 }
 
-// startVoter starts the voter that a drive's rows name, and returns its id; "" for none.
+// startVoter starts the voter that a drive's rows name, and returns its id; "" for none. One of another
+// generation than the state's does not count.
 func (k *Control) startVoter(d DriveStore) (raft.ServerID, error) {
 	k.lifecycle.Lock()
 	defer k.lifecycle.Unlock()
-	id, err := get(d.KV, rowKey(rowVoter))
-	if err != nil || id == nil {
+	id, gen, err := readVoter(d.KV)
+	if err != nil || id == "" {
 		return "", err
 	}
+	s := k.State()
+	if s.Initialized() && gen != s.gen.generationID {
+		k.log.Warn("the voter on a drive is of another generation of the control plane, and does not start", "drive", d.Num, "generation", gen.number, "now", s.gen.number)
+		return "", nil
+	}
 	k.mu.Lock()
-	is := k.voters[d.Num]
+	is, late := k.voters[d.Num], k.late[k.copies[d.Num]]
 	stop := k.closed || is != nil
 	k.mu.Unlock()
 	if stop {
-		return raft.ServerID(id), nil
+		return id, nil
 	}
-	v := &voter{num: d.Num, id: raft.ServerID(id), copy: k.copyOn(d.Num)}
+	if late { // it is tried again when that is done
+		return id, errs.E("cluster.startVoter", errs.Drive, "the drive is stuck")
+	}
+	v := &voter{num: d.Num, id: id, copy: k.copyOn(d.Num), ended: make(chan struct{})}
 	if v.store, err = openStorage(d.KV, func(err error, late <-chan error) { k.cutOff(d, v, err, late) }); err != nil {
 		return v.id, err
 	}
@@ -288,7 +352,7 @@ func (k *Control) startVoter(d DriveStore) (raft.ServerID, error) {
 	c.SnapshotInterval = time.Minute
 	c.NoLegacyTelemetry = true
 	c.Logger = raftLog(k.log.With("voter", string(id)))
-	if v.raft, err = raft.NewRaft(c, &fsm{k, k.State()}, v.store, v.store, v.store, v.trans); err != nil {
+	if v.raft, err = raft.NewRaft(c, &fsm{k, s}, v.store, v.store, v.store, v.trans); err != nil {
 		return v.id, err
 	}
 	k.mu.Lock()
@@ -307,8 +371,14 @@ func (k *Control) startVoter(d DriveStore) (raft.ServerID, error) {
 func (k *Control) cutOff(d DriveStore, v *voter, err error, late <-chan error) {
 	k.log.Error("the drive of a voter failed; the voter is stopped", "drive", v.num, "err", err)
 	v.trans.DisconnectAll()
+	if late != nil {
+		k.mu.Lock()
+		k.late[v.copy] = true
+		k.mu.Unlock()
+	}
 	k.tasks.Go(func() {
-		if !k.stopVoter(v.num, v) || late == nil {
+		k.stopVoter(v.num, v)
+		if late == nil {
 			return
 		}
 		select {
@@ -316,6 +386,9 @@ func (k *Control) cutOff(d DriveStore, v *voter, err error, late <-chan error) {
 		case <-k.closing:
 			return
 		}
+		k.mu.Lock()
+		delete(k.late, v.copy)
+		k.mu.Unlock()
 		if err == nil && k.copyOn(d.Num) == v.copy { // neither lost nor returned meanwhile
 			k.useVoter(d)
 		}
@@ -326,6 +399,11 @@ func (k *Control) cutOff(d DriveStore, v *voter, err error, late <-chan error) {
 func (k *Control) stopVoter(num uint16, v *voter) bool {
 	k.lifecycle.Lock()
 	defer k.lifecycle.Unlock()
+	return k.stopped(num, v)
+}
+
+// stopped is stopVoter for who holds lifecycle.
+func (k *Control) stopped(num uint16, v *voter) bool {
 	k.mu.Lock()
 	at := k.voters[num]
 	if at == nil || v != nil && at != v {
@@ -341,6 +419,7 @@ func (k *Control) stopVoter(num uint16, v *voter) bool {
 	if err := at.raft.Shutdown().Error(); err != nil {
 		k.log.Warn("a voter did not stop cleanly", "drive", num, "err", err)
 	}
+	close(at.ended)
 	return true
 }
 
@@ -405,42 +484,27 @@ func (k *Control) admitBy(leader *voter, d DriveStore, id *raft.ServerID, damage
 	}
 	if *id == "" || *damaged {
 		fresh := raft.ServerID(voterID(d.Num) + "-" + rand.Text())
-		if err := replaceVoter(d.KV, fresh); err != nil {
+		if err := replaceVoter(d.KV, fresh, s.gen.generationID); err != nil {
 			return errs.Is(err, errs.Drive), err
 		}
 		*id, *damaged = fresh, false
 		k.log.Warn("a drive gets a new voter, because the rows of its former one are lost", "drive", d.Num, "voter", string(fresh))
 	}
-	if _, err := k.startVoter(d); err != nil {
+	started, err := k.startVoter(d)
+	if err != nil {
 		return errs.Is(err, errs.Drive), err
 	}
+	if started != *id { // it was of an earlier generation
+		*id = started
+		return false, nil
+	}
 	for _, old := range former {
-		if err := leader.raft.RemoveServer(old, 0, k.c.ChangeTimeout).Error(); err != nil {
+		if err := leader.settled(leader.raft.RemoveServer(old, 0, k.c.ChangeTimeout)); err != nil {
 			return false, err
 		}
 	}
-	err = leader.raft.AddVoter(*id, raft.ServerAddress(*id), 0, k.c.ChangeTimeout).Error()
+	err = leader.settled(leader.raft.AddVoter(*id, raft.ServerAddress(*id), 0, k.c.ChangeTimeout))
 	return err == nil, err
-}
-
-// replaceVoter drops the rows of a drive's voter and names a new one.
-func replaceVoter(kv metadata.KV, id raft.ServerID) error {
-	var b metadata.Batch
-	for _, kind := range []byte{rowLog, rowStable, rowSnapshot} {
-		b.DeleteRange(rowKey(kind), rowKey(kind+1))
-	}
-	key := rowKey(rowVoter)
-	b.Set(key, seal(key, []byte(id)))
-	return kv.Apply(&b, true)
-}
-
-// dropVoter drops the rows of a drive's voter.
-func dropVoter(kv metadata.KV) error {
-	var b metadata.Batch
-	for _, kind := range []byte{rowLog, rowStable, rowSnapshot, rowVoter} {
-		b.DeleteRange(rowKey(kind), rowKey(kind+1))
-	}
-	return kv.Apply(&b, true)
 }
 
 // driveOf returns the drive of a voter.
@@ -532,9 +596,8 @@ func bootstrap(d DriveStore, conf raft.Configuration) error {
 			return err
 		}
 	}
-	key := rowKey(rowVoter)
 	var b metadata.Batch
-	b.Set(key, seal(key, []byte(voterID(d.Num))))
+	voterRow(&b, raft.ServerID(voterID(d.Num)), generationID{})
 	return d.KV.Apply(&b, true)
 }
 
@@ -601,8 +664,8 @@ func (k *Control) change(ctx context.Context, c *command) (any, error) {
 		case err := <-done:
 			if err == nil {
 				result = a.Response()
-				if !k.await(a.Index()) && copiesAreAll(k.State()) {
-					return errs.E("cluster", errs.Unknown, "the change is not yet on all drives")
+				if !k.copied(k.await(a.Index())) {
+					return errs.E("cluster", errs.Unknown, "the change is not yet on enough drives")
 				}
 			}
 			return changeError(err)

@@ -30,15 +30,18 @@ type copyOf struct {
 	has     uint64     // Applied of what is stored
 	busy    bool       // a write is on its way
 	slow    bool       // the drive was given up on until it has caught up
+	gen     generation // of what was submitted last
 	pending []applied
 	waiters []waiter
 }
 
-// applied is a state, and how it came from the one before; without raw only the state is known.
+// applied is a state, and how it came from the one before; without raw only the state is known. with
+// adds to the batch that stores it.
 type applied struct {
 	prev uint64
 	raw  []byte
 	s    *State
+	with func(*metadata.Batch) // nil: nothing
 }
 
 // waiter is told whether the copy has reached an index.
@@ -49,13 +52,30 @@ type waiter struct {
 
 // submit has s written, in a task of its own, and returns at once.
 func (c *copyOf) submit(prev uint64, raw []byte, s *State) {
+	c.enqueue(applied{prev: prev, raw: raw, s: s})
+}
+
+// submitWith has s written as a whole, and what with adds in the same batch.
+func (c *copyOf) submitWith(s *State, with func(*metadata.Batch)) {
+	c.enqueue(applied{s: s, with: with})
+}
+
+func (c *copyOf) enqueue(a applied) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.pending) > compactAfter {
-		c.pending = c.pending[:0] // more than this is written as a whole
-		prev, raw = 0, nil
+	if a.s.gen != c.gen {
+		// Indexes of another generation say nothing of this one.
+		c.gen, c.has = a.s.gen, 0
+		for _, w := range c.waiters {
+			w.done <- false
+		}
+		c.waiters = nil
 	}
-	c.pending = append(c.pending, applied{prev, raw, s})
+	if len(c.pending) > compactAfter { // more than this is written as a whole
+		c.pending = slices.DeleteFunc(c.pending, func(p applied) bool { return p.with == nil })
+		a.prev, a.raw = 0, nil
+	}
+	c.pending = append(c.pending, a)
 	if !c.busy {
 		c.busy = true
 		c.tasks.Go(c.run)
@@ -80,10 +100,14 @@ func (c *copyOf) run() {
 			c.log.Warn("a drive's copy of the control plane could not be written", "err", err)
 		}
 		c.mu.Lock()
-		if err == nil {
+		of := list[len(list)-1].s.gen == c.gen
+		if err == nil && of {
 			c.has = last
 		}
 		c.waiters = slices.DeleteFunc(c.waiters, func(w waiter) bool {
+			if !of {
+				return false
+			}
 			if w.index <= last {
 				w.done <- err == nil
 			}
@@ -120,6 +144,13 @@ func (c *copyOf) stuck() {
 		w.done <- false
 	}
 	c.waiters = nil
+}
+
+// isSlow reports whether the drive was given up on.
+func (c *copyOf) isSlow() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.slow
 }
 
 // readCopy returns the state that a drive's copy holds; nil for none.
@@ -167,6 +198,9 @@ func (c *copyOf) write(list []applied) error {
 	for _, a := range list {
 		whole = whole || a.raw == nil || a.prev != at
 		at = a.s.Applied
+		if a.with != nil {
+			a.with(&b)
+		}
 	}
 	if whole {
 		k := rowKey(rowCopy)

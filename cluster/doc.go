@@ -12,9 +12,9 @@
 // Invariants:
 //
 //   - A change that was answered is in the synced logs of a majority of voters, and in the copies
-//     of all drives that could be written to within a second. With one or two drives, where one
-//     voter has the only log, it is in the copies of all that are here, or
-//     ends as errs.Unknown.
+//     of so many drives that one of them is left when as many are lost as the profile allows, those
+//     that are away counted in; with one or two drives, where one voter has the only log, in the copies of
+//     all that are here. Otherwise it ends as errs.Unknown.
 //   - A drive that hangs delays one change by a second; a voter on it is replaced as leader after
 //     five, and starts again when the drive does.
 //   - A voter whose rows are lost never returns: another, under a new id, takes its place.
@@ -23,5 +23,8 @@
 //   - A drive that is retired stays so for ever, and its number is never given again.
 //   - Applying reads no clock and draws nothing at random.
 //   - No vote is given and no entry acknowledged that is not stored.
-//   - Without a quorum of voters changes end with errs.Unavailable; reads go on.
+//   - Without a quorum of voters changes end with errs.Unavailable; reads go on. When it does not come
+//     back an operator begins a new generation of voters, from what is here (Recover).
+//   - Voters of two generations never run in one process, and one of an earlier never starts where a
+//     later is known.
 package cluster

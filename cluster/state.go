@@ -62,6 +62,7 @@ type State struct {
 	accounts map[string]Account
 	keys     map[string]AccessKey
 	settings Settings
+	gen      generation
 
 	retired         []uint16      // ascending; never shortened
 	replacements    []Replacement // ascending by id

@@ -24,7 +24,7 @@ import (
 //	'c' 'L' index    voter: log entry
 //	'c' 'S' name     voter: stable value
 //	'c' 'N' id       voter: snapshot: its description, then the state
-//	'c' 'V'          voter: its raft id
+//	'c' 'V'          voter: its raft id, and its generation
 const (
 	rowCopy     = 'C'
 	rowCommand  = 'D'
@@ -190,11 +190,30 @@ func (s *storage) LastIndex() (uint64, error) {
 	return s.last, nil
 }
 
-// GetLog reads an entry.
+// lastEntry tells how recent the log is, as elections compare it.
+func (s *storage) lastEntry() (term, index uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.logs[s.last]; l != nil {
+		return l.Term, l.Index
+	}
+	if len(s.snaps) > 0 {
+		return s.snaps[0].Term, s.snaps[0].Index
+	}
+	return 0, 0
+}
+
+// GetLog reads an entry. Of the entry that a snapshot ends with, where the log begins behind it, only
+// the term is known: raft asks for that when what follows is in conflict with the leader's. Without
+// the answer the leader would send the snapshot again and again. It is never sent on, since who sends
+// an entry needs the one before it.
 func (s *storage) GetLog(index uint64, log *raft.Log) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.logs[index]
+	if l == nil && len(s.snaps) > 0 && s.snaps[0].Index == index {
+		l = &raft.Log{Index: index, Term: s.snaps[0].Term, Type: raft.LogNoop}
+	}
 	if l == nil {
 		return raft.ErrLogNotFound
 	}
@@ -325,10 +344,14 @@ type snapshotSink struct {
 	done bool
 }
 
+// snapshotID names a snapshot: names ascend as snapshots become newer.
+func snapshotID(index, term uint64) string {
+	return string(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, index), term))
+}
+
 // Create implements raft.SnapshotStore, as do the next two.
 func (s *storage) Create(version raft.SnapshotVersion, index, term uint64, c raft.Configuration, cIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
-	id := string(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, index), term))
-	return &snapshotSink{s: s, meta: raft.SnapshotMeta{Version: version, ID: id, Index: index, Term: term, Configuration: c, ConfigurationIndex: cIndex}}, nil
+	return &snapshotSink{s: s, meta: raft.SnapshotMeta{Version: version, ID: snapshotID(index, term), Index: index, Term: term, Configuration: c, ConfigurationIndex: cIndex}}, nil
 }
 
 // List returns the snapshots, newest first.

@@ -42,12 +42,11 @@ func planVoters(servers []raft.ServerID, want int, bad func(num uint16) bool, fr
 	if good >= want {
 		return 0, remove
 	}
-	for _, num := range free {
-		if !bad(num) {
-			return num, ""
-		}
+	free = slices.DeleteFunc(slices.Clone(free), bad)
+	if len(free) == 0 || len(servers) == 1 && good == 1 && len(free) == 1 {
+		return 0, "" // of two voters neither may be lost; one alone is better
 	}
-	return 0, ""
+	return free[0], ""
 }
 
 // steward looks after the voters until Close.
@@ -65,6 +64,7 @@ func (k *Control) steward() {
 		if !s.Initialized() {
 			continue
 		}
+		k.voting() // is remembered
 		here := k.drivesHere()
 		now := time.Now()
 		for _, d := range s.Layout().Drives() {
@@ -128,7 +128,7 @@ func (k *Control) moveVoter(bad func(num uint16) bool) (done bool, err error) {
 		i := slices.IndexFunc(servers, func(id raft.ServerID) bool { return !bad(driveOf(id)) })
 		return false, leader.raft.LeadershipTransferToServer(servers[i], raft.ServerAddress(servers[i])).Error()
 	}
-	if err := leader.raft.RemoveServer(remove, 0, k.c.ChangeTimeout).Error(); err != nil {
+	if err := leader.settled(leader.raft.RemoveServer(remove, 0, k.c.ChangeTimeout)); err != nil {
 		return false, err
 	}
 	k.log.Info("a voter has left its drive", "drive", driveOf(remove), "voter", string(remove))
@@ -152,14 +152,14 @@ func (k *Control) addVoter(leader *voter, num uint16) error {
 		id = v.id
 	} else {
 		id = raft.ServerID(voterID(num) + "-" + rand.Text())
-		if err := replaceVoter(d.KV, id); err != nil {
+		if err := replaceVoter(d.KV, id, k.State().gen.generationID); err != nil {
 			return err
 		}
 		if _, err := k.startVoter(d); err != nil {
 			return err
 		}
 	}
-	if err := leader.raft.AddVoter(id, raft.ServerAddress(id), 0, k.c.ChangeTimeout).Error(); err != nil {
+	if err := leader.settled(leader.raft.AddVoter(id, raft.ServerAddress(id), 0, k.c.ChangeTimeout)); err != nil {
 		return err
 	}
 	k.log.Info("a drive has a voter now", "drive", num, "voter", string(id))
