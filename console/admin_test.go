@@ -2,7 +2,9 @@ package console
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -15,7 +17,9 @@ import (
 	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/object"
 	"github.com/ostraka/ostraka/placement"
 )
 
@@ -47,6 +51,17 @@ func TestTheAdminInterface(t *testing.T) {
 	scrubs := []heal.ScrubStatus{{Drive: 1, State: heal.JobRunning, Done: 0.25, Shards: 9}}
 	under := []Replacement{{ID: 7, Old: 2, New: 9, Path: "/d2", Phase: "shards"}}
 	twoAway := func(f *fake) { f.paths[2].Open = false }
+	allHere := func(f *fake) { f.paths[1].Open, f.paths[1].State, f.paths[1].Err = true, node.PathOpen, nil }
+	// with all drives here, registers of each partition want a repair of the same drives.
+	wants := func(drives ...uint16) func(f *fake) {
+		return func(f *fake) {
+			allHere(f)
+			f.outstanding.Wants = []heal.Want{{Partition: 1, Drives: drives, Registers: 2}}
+		}
+	}
+	behind := func(num uint16) func(f *fake) {
+		return func(f *fake) { allHere(f); f.outstanding.Behind = []uint16{num} }
+	}
 	const v1 = "/-/admin/v1/"
 	for _, c := range []struct {
 		name, method, path, body string
@@ -69,7 +84,7 @@ func TestTheAdminInterface(t *testing.T) {
 			has: []string{`"old": 2`, `"new": 12`}, did: []string{"check /d2", "replace 2 /d2"}},
 		{name: "replace the only one that is away", method: "POST", path: "drives/replace", body: `{"path":"/spare"}`, status: 200,
 			has: []string{`"old": 2`, `"path": "/spare"`}, did: []string{"check /spare", "replace 2 /spare"}},
-		{name: "replace a drive that serves", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1}`, status: 200,
+		{name: "replace a drive that serves", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1}`, change: allHere, status: 200,
 			has: []string{`"old": 1`, `"old_state": "online"`}, did: []string{"check /spare", "replace 1 /spare"}},
 		{name: "replace only in thought", method: "POST", path: "drives/replace", body: `{"path":"/d2","dry_run":true}`, status: 200,
 			has: []string{`"dry_run": true`, `"old_state": "absent"`}, did: []string{"check /d2"}},
@@ -79,6 +94,25 @@ func TestTheAdminInterface(t *testing.T) {
 		{name: "replace with all here", method: "POST", path: "drives/replace", body: `{"path":"/spare"}`, change: func(f *fake) { f.paths[1].Open = true }, status: 400, has: []string{"all drives are here"}},
 		{name: "replace one too many", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1}`, change: twoAway, status: 412, has: []string{"UNAVAILABLE", "force"}, did: []string{"check /spare"}},
 		{name: "replace one too many in thought", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1,"dry_run":true}`, change: twoAway, status: 200, has: []string{`"refused": "afterwards`}, did: []string{"check /spare"}},
+		{name: "replace one without which nothing can be written", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1}`, status: 412, has: []string{"writes need 3", "force"}, did: []string{"check /spare"}},
+		{name: "replace a drive that serves while others want repair", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1}`, change: wants(3), status: 412, has: []string{"2 records to be repaired"}, did: []string{"check /spare"}},
+		{name: "replace a drive that serves while healing does not know which want repair", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1}`, change: wants(), status: 412, has: []string{"to be repaired"}, did: []string{"check /spare"}},
+		{name: "replace the drive that alone wants repair", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1}`, change: wants(1), status: 200, did: []string{"check /spare", "replace 1 /spare"}},
+		{name: "replace a drive that serves while another is not up to date", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1}`, change: behind(4), status: 412, has: []string{"drives 4", "up to date"}, did: []string{"check /spare"}},
+		{name: "replace it by force", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1,"force":true}`, change: behind(4), status: 200, did: []string{"check /spare", "replace 1 /spare"}},
+		{name: "replace the drive that is not up to date", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":4}`, change: behind(4), status: 200, did: []string{"check /spare", "replace 4 /spare"}},
+		{name: "replace a dead drive that missed writes", method: "POST", path: "drives/replace", body: `{"path":"/d2"}`, change: func(f *fake) {
+			f.outstanding.Wants = []heal.Want{{Partition: 1, Drives: []uint16{2}, Registers: 9}}
+		}, status: 200, has: []string{"9 records to be repaired"}, did: []string{"check /d2", "replace 2 /d2"}},
+		{name: "replace a dead drive that has what others lack", method: "POST", path: "drives/replace", body: `{"path":"/d2"}`, change: func(f *fake) {
+			f.outstanding.Wants = []heal.Want{{Partition: 1, Drives: []uint16{3, 4}, Registers: 9}}
+		}, status: 412, has: []string{"9 records can perhaps be read only with drive 2"}, did: []string{"check /d2"}},
+		{name: "a pause of healing hides no other warning", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1,"dry_run":true}`, change: func(f *fake) { wants(3)(f); f.heal.Settings.Paused = true }, status: 200,
+			has: []string{"healing is paused", "2 records to be repaired", `"refused": "2 records`}, did: []string{"check /spare"}},
+		{name: "replace where no disk seems to be mounted", method: "POST", path: "drives/replace", body: `{"path":"/d2"}`, change: func(f *fake) { f.doubt = "nothing is mounted" }, status: 412, has: []string{"nothing is mounted"}, did: []string{"check /d2"}},
+		{name: "replace there by force", method: "POST", path: "drives/replace", body: `{"path":"/d2","force":true}`, change: func(f *fake) { f.doubt = "nothing is mounted" }, status: 200, has: []string{`"nothing is mounted"`}, did: []string{"check /d2", "replace 2 /d2"}},
+		{name: "replace by an old plan", method: "POST", path: "drives/replace", body: `{"path":"/d2","force":true,"plan":"00"}`, status: 412, has: []string{"look again"}, did: []string{"check /d2"}},
+		{name: "a body that is a list", method: "POST", path: "drives/replace", body: `[1]`, status: 400, has: []string{"object is wanted"}},
 		{name: "replace one too many by force", method: "POST", path: "drives/replace", body: `{"path":"/spare","old":1,"force":true}`, change: twoAway, status: 200, did: []string{"check /spare", "replace 1 /spare"}},
 		{name: "replace at a path that is not fit", method: "POST", path: "drives/replace", body: `{"path":"/d2"}`, change: func(f *fake) { f.unfit = errs.E("x", errs.Invalid, "holds files") }, status: 400, has: []string{"holds files"}, did: []string{"check /d2"}},
 		{name: "replace what is no drive", method: "POST", path: "drives/replace", body: `{"path":"/d2","old":77}`, status: 404},
@@ -94,10 +128,16 @@ func TestTheAdminInterface(t *testing.T) {
 		{name: "replace by somebody else", method: "POST", path: "drives/replace", body: `{"path":"/d2"}`, change: func(f *fake) { f.id.Root = false }, status: 403},
 		{name: "replace by GET", path: "drives/replace", status: 404},
 
-		{name: "quarantine by number", method: "POST", path: "drives/quarantine", body: `{"drive":1,"reason":"noisy"}`, status: 200, has: []string{`"may_lose": 0`}, did: []string{"quarantine 1 noisy"}},
-		{name: "quarantine by path", method: "POST", path: "drives/quarantine", body: `{"path":"/d3"}`, status: 200, did: []string{"quarantine 3 taken out of service by an operator"}},
+		{name: "quarantine by number", method: "POST", path: "drives/quarantine", body: `{"drive":1,"reason":"noisy"}`, change: allHere, status: 200, has: []string{`"may_lose": 1`}, did: []string{"quarantine 1 noisy"}},
+		{name: "quarantine by path", method: "POST", path: "drives/quarantine", body: `{"path":"/d3"}`, change: allHere, status: 200, did: []string{"quarantine 3 taken out of service by an operator"}},
 		{name: "quarantine what is away changes nothing", method: "POST", path: "drives/quarantine", body: `{"drive":2}`, change: twoAway, status: 200, did: []string{"quarantine 2 taken out of service by an operator"}},
 		{name: "quarantine one too many", method: "POST", path: "drives/quarantine", body: `{"drive":1}`, change: twoAway, status: 412, has: []string{"force"}},
+		{name: "quarantine one without which nothing can be written", method: "POST", path: "drives/quarantine", body: `{"drive":1}`, status: 412, has: []string{"writes need 3"}},
+		{name: "quarantine while others want repair", method: "POST", path: "drives/quarantine", body: `{"drive":1}`, change: wants(3), status: 412, has: []string{"2 records to be repaired"}},
+		{name: "quarantine while another is not up to date", method: "POST", path: "drives/quarantine", body: `{"drive":1}`, change: behind(2), status: 412, has: []string{"drives 2"}},
+		{name: "quarantine for a reason that reverses the line", method: "POST", path: "drives/quarantine", body: `{"drive":1,"reason":"a\u202eb"}`, status: 400, has: []string{"printed"}},
+		{name: "quarantine for a reason with a control character above ASCII", method: "POST", path: "drives/quarantine", body: `{"drive":1,"reason":"a\u009bb"}`, status: 400, has: []string{"printed"}},
+		{name: "quarantine for a reason in words of other languages", method: "POST", path: "drives/quarantine", body: `{"drive":1,"reason":"laut – schlägt"}`, change: allHere, status: 200, did: []string{"quarantine 1 laut – schlägt"}},
 		{name: "quarantine one too many by force", method: "POST", path: "drives/quarantine", body: `{"drive":1,"force":true}`, change: twoAway, status: 200, did: []string{"quarantine 1 taken out of service by an operator"}},
 		{name: "quarantine in thought", method: "POST", path: "drives/quarantine", body: `{"drive":1,"dry_run":true}`, status: 200, has: []string{`"dry_run": true`}},
 		{name: "quarantine nothing", method: "POST", path: "drives/quarantine", body: `{}`, status: 400},
@@ -107,6 +147,8 @@ func TestTheAdminInterface(t *testing.T) {
 		{name: "quarantine for a long reason", method: "POST", path: "drives/quarantine", body: `{"drive":1,"reason":"` + strings.Repeat("x", 201) + `"}`, status: 400},
 		{name: "release", method: "POST", path: "drives/release", body: `{"drive":2}`, status: 200, did: []string{"release 2"}},
 		{name: "release that fails", method: "POST", path: "drives/release", body: `{"drive":2}`, change: func(f *fake) { f.fails = errs.E("x", errs.Precondition, "not quarantined") }, status: 412, did: []string{"release 2"}},
+		{name: "release what was replaced", method: "POST", path: "drives/release", body: `{"drive":2}`, change: func(f *fake) { f.under = under }, status: 400, has: []string{"never serves again"}},
+		{name: "release what was replaced, in thought", method: "POST", path: "drives/release", body: `{"drive":2,"dry_run":true}`, change: func(f *fake) { f.under = under }, status: 400, has: []string{"never serves again"}},
 		{name: "reopen", method: "POST", path: "drives/reopen", body: `{"path":"/d2"}`, status: 200, did: []string{"reopen /d2"}},
 		{name: "reopen by number", method: "POST", path: "drives/reopen", body: `{"drive":2}`, status: 200, did: []string{"reopen /d2"}},
 		{name: "reopen what is no drive", method: "POST", path: "drives/reopen", body: `{"path":"/etc"}`, status: 404},
@@ -114,6 +156,7 @@ func TestTheAdminInterface(t *testing.T) {
 
 		{name: "healing", path: "heal", change: func(f *fake) { f.heal = status }, status: 200, has: []string{`"state": "working"`, "drive 2 is away", `"kind": "rebuild"`,
 			`"path": "/d1"`, `"remaining_seconds": 90`, `"bytes_per_second": 0`, `"verified": null`}},
+		{name: "data that is lost", path: "heal", change: func(f *fake) { f.lost = []metadata.Address{{Bucket: 3, Key: []byte("boat.jpg")}} }, status: 200, has: []string{`"bucket_id": 3`, `"key": "boat.jpg"`, `"more_lost": true`}},
 		{name: "a complete check", method: "POST", path: "heal/start", status: 200, did: []string{"check all"}},
 		{name: "a complete check with something in the body", method: "POST", path: "heal/start", body: `{"all":true}`, status: 400},
 		{name: "pause", method: "POST", path: "heal/pause", status: 200, has: []string{`"paused": true`}, did: []string{"tune {true 0 false 0s}"}},
@@ -128,6 +171,8 @@ func TestTheAdminInterface(t *testing.T) {
 		{name: "scrub", path: "scrub", change: func(f *fake) { f.scrubs = scrubs }, status: 200, has: []string{`"period_seconds": 2592000`, `"done": 0.25`, `"path": "/d1"`}},
 		{name: "scrub all now", method: "POST", path: "scrub/start", status: 200, did: []string{"scrub 0"}},
 		{name: "scrub one now", method: "POST", path: "scrub/start", body: `{"path":"/d3"}`, status: 200, did: []string{"scrub 3"}},
+		{name: "scrub a drive that is away", method: "POST", path: "scrub/start", body: `{"path":"/d2"}`, status: 503, has: []string{"drive 2 at /d2 is not in service"}},
+		{name: "scrub a drive that was replaced", method: "POST", path: "scrub/start", body: `{"drive":3}`, change: func(f *fake) { f.under = []Replacement{{Old: 3, New: 9}} }, status: 503},
 		{name: "scrub what is no drive", method: "POST", path: "scrub/start", body: `{"drive":70}`, status: 404},
 		{name: "a period", method: "POST", path: "scrub/settings", body: `{"period_seconds":86400}`, status: 200, has: []string{`"period_seconds": 86400`}, did: []string{"tune {false 0 false 24h0m0s}"}},
 		{name: "a pause of scrubs", method: "POST", path: "scrub/settings", body: `{"paused":true}`, status: 200, has: []string{`"paused": true`}, did: []string{"tune {false 0 true 0s}"}},
@@ -141,6 +186,9 @@ func TestTheAdminInterface(t *testing.T) {
 		{name: "usage that cannot be counted", path: "usage", change: func(f *fake) { f.fails = errs.E("x", errs.Unavailable, "too few drives") }, status: 503},
 		{name: "usage of nobody", path: "usage", change: func(f *fake) { f.id = auth.Identity{Anonymous: true} }, status: 403},
 		{name: "an object with a strange parameter", path: "object?bucket=b&key=k&version=1", status: 400, has: []string{"version"}},
+		{name: "an object that is read", method: "POST", path: "object/verify", body: `{"bucket":"b","key":"k"}`, change: func(f *fake) { f.inspect = &object.Inspection{} }, status: 200, has: []string{`"verified": true`}},
+		{name: "an object that is read by GET", path: "object?bucket=b&key=k&verify=true", status: 400, has: []string{"verify"}},
+		{name: "an object that is read, without a key", method: "POST", path: "object/verify", body: `{"bucket":"b"}`, status: 400},
 		{name: "an object with two keys", path: "object?bucket=b&key=k&key=l", status: 400},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -204,15 +252,69 @@ func TestRedundancyIsThatOfTheWorstPartition(t *testing.T) {
 	}
 }
 
+// What is outstanding counts against what may be lost, and is said.
+func TestRedundancyCountsWhatIsOutstanding(t *testing.T) {
+	l := layoutOf(t, erasure.Profile{Data: 4, Parity: 2}, 6)
+	all := func(uint16) bool { return true }
+	want := func(drives ...uint16) []heal.Want { return []heal.Want{{Partition: 2, Drives: drives, Registers: 3}} }
+	for _, c := range []struct {
+		name string
+		away uint16
+		o    heal.Outstanding
+		lose int
+		says string
+	}{
+		{"nothing", 0, heal.Outstanding{}, 2, "everything can be read and written; 2 further drives may be lost"},
+		{"one drive lacks records", 0, heal.Outstanding{Wants: want(1)}, 1, "1 further drive may be lost, with 3 records to be repaired"},
+		{"two drives do", 0, heal.Outstanding{Wants: want(1, 5)}, 0, "NO further drive may be lost, with 3 records to be repaired"},
+		{"three drives do", 0, heal.Outstanding{Wants: want(1, 3, 5)}, 0, "can be read, but for up to 3 records,"},
+		{"some drive does", 0, heal.Outstanding{Wants: want()}, 0, "NO further drive"},
+		{"different ones do", 0, heal.Outstanding{Wants: append(want(1), want(2)...)}, 1, "with 6 records"},
+		{"the one that is away does", 1, heal.Outstanding{Wants: want(1)}, 1, "1 further drive may be lost"},
+		{"another than the one that is away does", 1, heal.Outstanding{Wants: want(2)}, 0, "NO further drive"},
+		{"a drive is behind", 0, heal.Outstanding{Behind: []uint16{3}}, 1, "1 drive to be brought up to date"},
+		{"drives do not tell", 0, heal.Outstanding{Behind: []uint16{3}, Silent: []uint16{3, 4}}, 0, "2 drives to be"},
+		{"there is more than is known", 0, heal.Outstanding{More: true}, 0, "NO further drive"},
+	} {
+		got := judge(l, func(num uint16) bool { return num != c.away }, all, c.o)
+		if got.MayLose != c.lose || !strings.Contains(got.String(), c.says) || !got.Readable {
+			t.Errorf("%s: %+v, %q; want %d and %q", c.name, got, got, c.lose, c.says)
+		}
+	}
+}
+
+// What a dry run showed is what is done, or nothing is.
+func TestAPlanHoldsOnlyWhileThingsAreAsTheyWere(t *testing.T) {
+	for name, later := range map[string]func(*fake){"": func(*fake) {}, "look again": func(f *fake) { f.paths[0].Open = false }} {
+		f := newFake()
+		f.paths = nil
+		for i := range 6 {
+			f.paths = append(f.paths, node.PathStatus{Path: fmt.Sprintf("/d%d", i+1), Num: uint16(i + 1), Known: true, Open: true})
+		}
+		h := f.handlerOf(layoutOf(t, erasure.Profile{Data: 2, Parity: 2}, 6))
+		code, body := send(t, h, http.MethodPost, "/-/admin/v1/drives/replace", `{"path":"/spare","old":6,"dry_run":true}`)
+		var a ReplaceAnswer
+		if err := json.Unmarshal([]byte(body), &a); err != nil || code != http.StatusOK || a.Plan == "" {
+			t.Fatalf("the plan: %d %s", code, body)
+		}
+		later(f)
+		code, body = send(t, h, http.MethodPost, "/-/admin/v1/drives/replace", `{"path":"/spare","old":6,"force":true,"plan":"`+a.Plan+`"}`)
+		if want := map[bool]int{true: 200, false: 412}[name == ""]; code != want || !strings.Contains(body, name) {
+			t.Errorf("afterwards: %d %s, want %d", code, body, want)
+		}
+	}
+}
+
 func TestEveryMetricOfHealingIsThere(t *testing.T) {
 	f := newFake()
 	f.heal = heal.Status{State: heal.StateDegraded, Backlog: 4, Blocked: 1, Verified: time.Unix(50, 0), Jobs: []heal.Job{
 		{Kind: heal.KindRebuild, Drive: 1, State: heal.JobRunning, Done: 3, Total: 9, Remaining: time.Minute},
 		{Kind: heal.KindRebuild, Drive: 1, State: heal.JobDone}}, Settings: heal.Settings{Paused: true, Rate: 5}}
 	f.scrubs = []heal.ScrubStatus{{Drive: 1, State: heal.JobRunning, Done: 0.5, Bad: 2}, {Drive: 99}}
+	f.lost = []metadata.Address{{Bucket: 1}}
 	_, body := ask(t, f.handler(), http.MethodGet, "/-/metrics")
 	for _, want := range []string{`ostraka_heal_state{state="degraded"} 1`, `ostraka_heal_state{state="healthy"} 0`, "ostraka_heal_wanting_registers 4",
-		"ostraka_heal_blocked_registers 1", "ostraka_heal_paused 1", "ostraka_heal_verified_timestamp_seconds 50", `ostraka_heal_job_done_registers{kind="rebuild",path="/d1"} 3`,
+		"ostraka_heal_blocked_registers 1", "ostraka_heal_paused 1", "ostraka_heal_lost_registers 1", "ostraka_heal_verified_timestamp_seconds 50", `ostraka_heal_job_done_registers{kind="rebuild",path="/d1"} 3`,
 		`ostraka_heal_job_remaining_seconds{kind="rebuild",path="/d1"} 60`, `ostraka_scrub_progress_ratio{path="/d1"} 0.5`, `ostraka_scrub_round_findings{path="/d1"} 2`} {
 		if !strings.Contains(body, want+"\n") {
 			t.Errorf("the metrics do not have %s", want)
@@ -221,9 +323,9 @@ func TestEveryMetricOfHealingIsThere(t *testing.T) {
 }
 
 func (f *fake) Replacements() []Replacement { return f.under }
-func (f *fake) CheckNew(_ context.Context, path string) error {
+func (f *fake) CheckNew(_ context.Context, path string) (string, error) {
 	f.did = append(f.did, "check "+path)
-	return f.unfit
+	return f.doubt, f.unfit
 }
 func (f *fake) Replace(_ context.Context, old uint16, path string) (Replacement, error) {
 	f.note("replace", old, path)
@@ -253,3 +355,6 @@ func (f *fake) Usage(_ context.Context, fresh bool) (*Usage, error) {
 type fakeHealer struct{ *fake }
 
 func (f fakeHealer) Status() heal.Status { return f.heal }
+
+func (f *fake) Outstanding(context.Context) heal.Outstanding { return f.outstanding }
+func (f *fake) Lost() ([]metadata.Address, bool)             { return f.lost, len(f.lost) > 0 }

@@ -14,18 +14,19 @@
 //	POST /-/admin/v1/heal/start, pause, resume, settings
 //	GET  /-/admin/v1/scrub                          how far the scrub of each drive is
 //	POST /-/admin/v1/scrub/start, settings
-//	GET  /-/admin/v1/object?bucket=B&key=K[&verify=true]   where each row and shard of an object is
+//	GET  /-/admin/v1/object?bucket=B&key=K          where each row and shard of an object is
+//	POST /-/admin/v1/object/verify                  the same, after reading every shard; damage is repaired
 //	GET  /-/admin/v1/usage                          what each bucket holds
 //
 // docs/admin.md documents each with its body, answer and errors.
 //
 // Live, ready and metrics are open, as probes and scrapers expect; they name no bucket, no key and
-// no account. The admin paths need a request signed with the root keys (Signature Version 4, region
-// of the store, service s3), and one that changes something a body that the signature covers.
+// no account. The admin paths need a request signed with the root keys (Signature Version 4, any
+// region, service s3), and one that changes something a body that the signature covers.
 // Answers are JSON; a failure is {"error": {"kind", "message"}}, and then nothing was changed.
 //
 // The package never touches the data path: it reads what other packages count, and it never waits
-// for a drive longer than sampleWait, so that one that hangs does not take the status away.
+// for a drive longer than sampleWait (judgeWait before it decides something), so that one that hangs does not take the status away.
 package console
 
 import (
@@ -105,6 +106,7 @@ type Handler struct {
 
 	replacing sync.Mutex // one decision about a replacement at a time; guards no field
 	tuning    sync.Mutex // one change of the settings at a time; guards no field
+	recent    recent
 }
 
 // New makes a Handler.
@@ -137,7 +139,7 @@ func New(c Config) *Handler {
 		"drives/replace": change(h.replace), "drives/quarantine": change(h.quarantine), "drives/release": change(h.release),
 		"drives/reopen": change(h.reopen), "heal/start": change(h.startCheck), "heal/pause": change(h.pauseHeal),
 		"heal/resume": change(h.resumeHeal), "heal/settings": change(h.setHeal), "scrub/start": change(h.startScrub),
-		"scrub/settings": change(h.setScrub),
+		"scrub/settings": change(h.setScrub), "object/verify": change(h.verifyObject),
 	} {
 		h.mux.HandleFunc("POST /-/admin/v1/"+path, h.admin(do))
 	}
@@ -209,7 +211,10 @@ func change[Q any](do func(r *http.Request, q *Q) (any, error)) func(*http.Reque
 				why := strings.TrimPrefix(err.Error(), "json: ")
 				var wrong *json.UnmarshalTypeError
 				if errors.As(err, &wrong) {
-					why = fmt.Sprintf("%s is out of range for %q, which takes %s", wrong.Value, wrong.Field, wrong.Type)
+					why = fmt.Sprintf("%q does not take %s", wrong.Field, wrong.Value)
+					if wrong.Field == "" {
+						why = fmt.Sprintf("a JSON object is wanted, not %s", wrong.Value)
+					}
 				}
 				return nil, &errs.Error{Op: op, Kind: errs.Invalid, Msg: "the body is not what this path takes: " + why, Err: err}
 			}
@@ -370,23 +375,33 @@ type ShardReport struct {
 }
 
 func (h *Handler) object(r *http.Request) (any, error) {
-	q, err := parameters("console.object", r, "bucket", "key", "verify")
+	q, err := parameters("console.object", r, "bucket", "key")
 	if err != nil {
 		return nil, err
 	}
-	bucket, key := q.Get("bucket"), q.Get("key")
-	if bucket == "" || key == "" {
+	return h.inspect(r, &ObjectRequest{Bucket: q.Get("bucket"), Key: q.Get("key")}, false)
+}
+
+// ObjectRequest is the body of POST object/verify.
+type ObjectRequest struct {
+	Bucket string `json:"bucket"`
+	Key    string `json:"key"`
+}
+
+// verifyObject reads every shard, and asks for the repair of what it finds: so it is a POST.
+func (h *Handler) verifyObject(r *http.Request, q *ObjectRequest) (any, error) {
+	return h.inspect(r, q, true)
+}
+
+func (h *Handler) inspect(r *http.Request, q *ObjectRequest, verify bool) (any, error) {
+	if q.Bucket == "" || q.Key == "" {
 		return nil, errs.E("console.object", errs.Invalid, "bucket and key have to be given")
 	}
-	verify, err := truth("console.object", "verify", q.Get("verify"))
+	in, err := h.Inspector.Inspect(r.Context(), q.Bucket, q.Key, verify)
 	if err != nil {
 		return nil, err
 	}
-	in, err := h.Inspector.Inspect(r.Context(), bucket, key, verify)
-	if err != nil {
-		return nil, err
-	}
-	return report(bucket, key, verify, in, h.Drives.Status()), nil
+	return report(q.Bucket, q.Key, verify, in, h.Drives.Status()), nil
 }
 
 func report(bucket, key string, verify bool, in *object.Inspection, paths []node.PathStatus) *ObjectReport {

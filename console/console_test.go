@@ -19,6 +19,7 @@ import (
 	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
 	"github.com/ostraka/ostraka/placement"
@@ -27,10 +28,15 @@ import (
 
 // fake is everything that a Handler asks.
 type fake struct {
-	paths    []node.PathStatus
-	did      []string // what was asked for that changes something
-	under    []Replacement
-	unfit    error // of CheckNew
+	paths []node.PathStatus
+	did   []string // what was asked for that changes something
+	under []Replacement
+	unfit error // of CheckNew
+	doubt string
+
+	outstanding heal.Outstanding
+	lost        []metadata.Address
+
 	fails    error // of what changes something
 	torn     error // of the body
 	hash     string
@@ -138,7 +144,6 @@ func TestAnswers(t *testing.T) {
 			has: []string{`"whole": false`, `"state": "offline"`, `"path": "/d2"`, `"detail": "gone"`}},
 		{name: "an object that is not there", target: "/-/admin/v1/object?bucket=b&key=k", status: 404, has: []string{"no such object"}},
 		{name: "an object without key", target: "/-/admin/v1/object?bucket=b", status: 400},
-		{name: "an object with a verify that is none", target: "/-/admin/v1/object?bucket=b&key=k&verify=maybe", status: 400},
 		{name: "nothing", target: "/-/other", status: 404},
 	} {
 		t.Run(c.name, func(t *testing.T) {

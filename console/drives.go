@@ -2,13 +2,19 @@ package console
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+	"unicode"
 
+	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/node"
 )
 
 // Replacement is the replacement of a drive that is under way.
@@ -28,8 +34,9 @@ type Operator interface {
 	// Replacements returns those that are under way.
 	Replacements() []Replacement
 	// CheckNew says whether a new drive can be made at path: an empty directory, one of those that
-	// the server was started with, that no drive is served from. Nothing is changed.
-	CheckNew(ctx context.Context, path string) error
+	// the server was started with, that no drive is served from. doubt says why it may not be the new
+	// disk all the same, in words; "": nothing speaks against it. Nothing is changed.
+	CheckNew(ctx context.Context, path string) (doubt string, err error)
 	// Replace begins to replace the drive old by a new one at path, which CheckNew found fit. Once it
 	// returns without error, the replacement is durable and goes on by itself, over restarts too.
 	Replace(ctx context.Context, old uint16, path string) (Replacement, error)
@@ -46,7 +53,7 @@ type DriveList struct {
 }
 
 func (h *Handler) drives(r *http.Request) (any, error) {
-	l := &DriveList{Drives: h.driveStatuses(r.Context()), Replacements: h.Operator.Replacements(), Redundancy: h.redundancy(0)}
+	l := &DriveList{Drives: h.driveStatuses(r.Context()), Replacements: h.Operator.Replacements(), Redundancy: h.shown(r.Context())}
 	if l.Replacements == nil {
 		l.Replacements = []Replacement{}
 	}
@@ -93,9 +100,14 @@ func (h *Handler) driveStatuses(ctx context.Context) []DriveStatus {
 	return out
 }
 
+// shown is how things stand, for people who look.
+func (h *Handler) shown(ctx context.Context) Redundancy {
+	return h.redundancy(h.outstanding(ctx, false), 0)
+}
+
 // redundancy is how things stand without the drives that are away, and without the drive gone,
 // if it is not 0.
-func (h *Handler) redundancy(gone uint16) Redundancy {
+func (h *Handler) redundancy(o heal.Outstanding, gone uint16) Redundancy {
 	open := map[uint16]bool{}
 	for _, p := range h.Drives.Status() {
 		if p.Known && p.Open {
@@ -108,8 +120,55 @@ func (h *Handler) redundancy(gone uint16) Redundancy {
 		incomplete[r.New] = true
 	}
 	here := func(num uint16) bool { return open[num] && num != gone }
-	return redundancyOf(h.Layout(), here, func(num uint16) bool { return !incomplete[num] })
+	return judge(h.Layout(), here, func(num uint16) bool { return !incomplete[num] }, o)
 }
+
+// serves reports whether a drive is open and was not given up.
+func (h *Handler) serves(num uint16) bool {
+	for _, r := range h.Operator.Replacements() {
+		if r.Old == num {
+			return false
+		}
+	}
+	return slices.ContainsFunc(h.Drives.Status(), func(p node.PathStatus) bool { return p.Known && p.Open && p.Num == num })
+}
+
+// recent is what was outstanding lately: to count it reads lists of every drive.
+type recent struct {
+	mu    sync.Mutex // guards all below; held while it is counted
+	last  heal.Outstanding
+	until time.Time // for people who look
+}
+
+// How long what is outstanding is shown: at least recentFor, and so long that counting takes a
+// fifth of the time at most.
+const (
+	recentFor    = time.Second
+	recentFactor = 4
+)
+
+// outstanding returns what may not be everywhere, counted now, or, unless fresh, a moment ago.
+func (h *Handler) outstanding(ctx context.Context, fresh bool) heal.Outstanding {
+	wait := sampleWait
+	if fresh {
+		wait = judgeWait
+	}
+	h.recent.mu.Lock()
+	defer h.recent.mu.Unlock()
+	begun := h.Now()
+	if !fresh && begun.Before(h.recent.until) {
+		return h.recent.last
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	h.recent.last = h.Healer.Outstanding(ctx)
+	now := h.Now()
+	h.recent.until = now.Add(max(recentFor, recentFactor*now.Sub(begun)))
+	return h.recent.last
+}
+
+// judgeWait is the longest that what is outstanding is counted for a decision.
+const judgeWait = 5 * time.Second
 
 // DriveRequest is the body of POST drives/quarantine and drives/release. The drive is named by its
 // number or by its path.
@@ -149,24 +208,29 @@ func (h *Handler) find(op string, num uint16, path string) (uint16, string, erro
 		if _, ok := h.Layout().Drive(num); ok {
 			return num, "", nil
 		}
-		return 0, "", errs.E(op, errs.NotFound, fmt.Sprintf("there is no drive %d; GET /-/admin/v1/drives lists them", num))
+		return 0, "", errs.E(op, errs.NotFound, fmt.Sprintf("there is no drive %d; `ostraka admin drive list` (GET /-/admin/v1/drives) lists them", num))
 	}
-	return 0, "", errs.E(op, errs.NotFound, "no drive of this process has that path; GET /-/admin/v1/drives lists them")
+	return 0, "", errs.E(op, errs.NotFound, "no drive of this process has that path; `ostraka admin drive list` (GET /-/admin/v1/drives) lists them")
 }
 
 const maxReason = 200
 
 func (h *Handler) quarantine(r *http.Request, q *DriveRequest) (any, error) {
 	const op = "console.quarantine"
-	if len(q.Reason) > maxReason || strings.ContainsFunc(q.Reason, func(r rune) bool { return r < ' ' }) {
-		return nil, errs.E(op, errs.Invalid, fmt.Sprintf("reason is longer than %d bytes, or has control characters", maxReason))
+	if len(q.Reason) > maxReason || strings.ContainsFunc(q.Reason, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return nil, errs.E(op, errs.Invalid, fmt.Sprintf("reason is longer than %d bytes, or has characters that cannot be printed", maxReason))
 	}
 	num, path, err := h.find(op, q.Drive, q.Path)
 	if err != nil {
 		return nil, err
 	}
-	a := &DriveAnswer{DryRun: q.DryRun, Drive: num, Path: path, Before: h.redundancy(0), After: h.redundancy(num)}
-	a.Refused = refusal(a.Before, a.After)
+	h.replacing.Lock() // what is judged is what is done
+	defer h.replacing.Unlock()
+	o := h.outstanding(r.Context(), true)
+	a := &DriveAnswer{DryRun: q.DryRun, Drive: num, Path: path, Before: h.redundancy(o, 0), After: h.redundancy(o, num)}
+	if a.After != a.Before {
+		a.Refused = h.refusal(a.Before, a.After, o, num)
+	}
 	if err := h.guard(op, a.Refused, q.Force || q.DryRun); err != nil || q.DryRun {
 		return a, err
 	}
@@ -182,19 +246,38 @@ func (h *Handler) quarantine(r *http.Request, q *DriveRequest) (any, error) {
 	return a, nil
 }
 
-// refusal says why a step is not taken without force; "" if it may be.
-func refusal(before, after Redundancy) string {
-	if after.Readable || after == before {
+// refusal says why a drive is not taken out without force; "" if it may be.
+func (h *Handler) refusal(before, after Redundancy, o heal.Outstanding, num uint16) string {
+	if !after.Readable || after.Doubtful > before.Doubtful || before.Writable && !after.Writable {
+		return "afterwards " + after.String()
+	}
+	if !h.serves(num) {
 		return ""
 	}
-	return "afterwards " + after.String()
+	// What others lack, this one may have.
+	records, late := leaning(h.Layout(), o, num)
+	switch {
+	case len(late) > 0:
+		return fmt.Sprintf("drives that are back are not up to date yet, and drive %d may have what they lack (drives %s); healing brings them up", num, numbers(late))
+	case o.More || records > 0:
+		return fmt.Sprintf("%s to be repaired, for which drive %d may be needed; wait until healing has done that", counted(records, "record"), num)
+	}
+	return ""
+}
+
+func numbers(list []uint16) string {
+	text := make([]string, len(list))
+	for i, num := range list {
+		text[i] = fmt.Sprint(num)
+	}
+	return strings.Join(text, ", ")
 }
 
 func (h *Handler) guard(op, refused string, force bool) error {
 	if refused == "" || force {
 		return nil
 	}
-	return errs.E(op, errs.Precondition, "refused, because "+refused+"; bring drives back first, or say force if nothing else helps")
+	return errs.E(op, errs.Precondition, "refused, because "+refused+"; wait, or bring drives back, or say force if nothing else helps")
 }
 
 func (h *Handler) release(r *http.Request, q *DriveRequest) (any, error) {
@@ -206,15 +289,24 @@ func (h *Handler) release(r *http.Request, q *DriveRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &DriveAnswer{DryRun: q.DryRun, Drive: num, Path: path, Before: h.redundancy(0)}
+	if h.givenUp(num) {
+		return nil, errs.E(op, errs.Invalid, fmt.Sprintf("drive %d was replaced: it never serves again", num))
+	}
+	a := &DriveAnswer{DryRun: q.DryRun, Drive: num, Path: path, Before: h.shown(r.Context())}
 	if !q.DryRun {
 		if err := h.Operator.Release(r.Context(), num); err != nil {
 			return nil, err
 		}
 		h.Logger.Info("drive released by an operator", "drive", num)
 	}
-	a.After = h.redundancy(0)
+	a.After = h.redundancy(h.outstanding(r.Context(), true), 0)
 	return a, nil
+}
+
+// givenUp reports whether a drive was replaced, or is being.
+func (h *Handler) givenUp(num uint16) bool {
+	_, member := h.Layout().Drive(num)
+	return !member || slices.ContainsFunc(h.Operator.Replacements(), func(r Replacement) bool { return r.Old == num })
 }
 
 // ReopenRequest is the body of POST drives/reopen.
@@ -234,16 +326,16 @@ func (h *Handler) reopen(r *http.Request, q *ReopenRequest) (any, error) {
 	}
 	for _, p := range h.Drives.Status() {
 		if p.Path == path {
-			a := &DriveAnswer{Drive: p.Num, Path: path, Before: h.redundancy(0)}
+			a := &DriveAnswer{Drive: p.Num, Path: path, Before: h.shown(r.Context())}
 			if err := h.Drives.Reopen(r.Context(), path); err != nil {
 				return nil, err
 			}
 			h.Logger.Info("drive reopened by an operator", "path", path)
-			a.After = h.redundancy(0)
+			a.After = h.redundancy(h.outstanding(r.Context(), true), 0)
 			return a, nil
 		}
 	}
-	return nil, errs.E(op, errs.NotFound, "no drive of this process has that path; GET /-/admin/v1/drives lists them")
+	return nil, errs.E(op, errs.NotFound, "no drive of this process has that path; `ostraka admin drive list` (GET /-/admin/v1/drives) lists them")
 }
 
 // ReplaceRequest is the body of POST drives/replace.
@@ -254,6 +346,9 @@ type ReplaceRequest struct {
 	Old    uint16 `json:"old,omitempty"`
 	Force  bool   `json:"force,omitempty"`   // even if data becomes unavailable
 	DryRun bool   `json:"dry_run,omitempty"` // say what would happen, and change nothing
+	// Plan is what the answer to a dry run had: if things are not as they were then, it is refused, even by
+	// force. "": whatever they are.
+	Plan string `json:"plan,omitempty"`
 }
 
 // ReplaceAnswer is the answer of POST drives/replace.
@@ -271,6 +366,15 @@ type ReplaceAnswer struct {
 	Warnings []string   `json:"warnings,omitempty"` // in words
 	// Refused says why it is not done without force; only in the answer to a dry run.
 	Refused string `json:"refused,omitempty"`
+	// Plan names how things stand, for the request that follows a dry run.
+	Plan string `json:"plan,omitempty"`
+}
+
+// plan names what a decision about a replacement rests on, without counts that change all the time.
+func (a *ReplaceAnswer) plan(layout uint64) string {
+	x := a.After
+	sum := sha256.Sum256(fmt.Append(nil, layout, a.Old, a.OldState, a.Path, x.Here, x.Sound, x.Partitions, x.Readable, x.Writable, x.Doubtful > 0, a.Refused != ""))
+	return hex.EncodeToString(sum[:8])
 }
 
 func (h *Handler) replace(r *http.Request, q *ReplaceRequest) (any, error) {
@@ -282,7 +386,7 @@ func (h *Handler) replace(r *http.Request, q *ReplaceRequest) (any, error) {
 	defer h.replacing.Unlock()
 	for _, under := range h.Operator.Replacements() {
 		if under.Path == q.Path && (q.Old == 0 || q.Old == under.Old) {
-			now := h.redundancy(0)
+			now := h.shown(r.Context())
 			return &ReplaceAnswer{DryRun: q.DryRun, Old: under.Old, OldState: "retired", Path: q.Path, Continued: true, Replacement: &under, Before: now, After: now}, nil
 		}
 		if q.Old != 0 && q.Old == under.Old {
@@ -293,19 +397,28 @@ func (h *Handler) replace(r *http.Request, q *ReplaceRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := h.Operator.CheckNew(r.Context(), q.Path); err != nil {
+	doubt, err := h.Operator.CheckNew(r.Context(), q.Path)
+	if err != nil {
 		return nil, err
 	}
-	a := &ReplaceAnswer{DryRun: q.DryRun, Old: old, Path: q.Path, Before: h.redundancy(0), After: h.redundancy(old)}
+	o := h.outstanding(r.Context(), true)
+	a := &ReplaceAnswer{DryRun: q.DryRun, Old: old, Path: q.Path, Before: h.redundancy(o, 0), After: h.redundancy(o, old)}
 	for _, d := range h.driveStatuses(r.Context()) {
 		if d.Number != nil && uint16(*d.Number) == old {
 			a.OldState, a.OldPath = d.State, d.Path
 		}
 	}
 	a.Warnings = h.warnings(a.After)
-	// A drive that is away is given up for good: then it counts that nothing can be read without it.
-	if !a.After.Readable {
-		a.Refused = "afterwards, and for good, " + a.After.String()
+	a.Refused = h.givesUp(a, o)
+	if doubt != "" {
+		a.Warnings = append(a.Warnings, doubt)
+		if a.Refused == "" {
+			a.Refused = doubt
+		}
+	}
+	a.Plan = a.plan(h.Layout().Number())
+	if q.Plan != "" && q.Plan != a.Plan {
+		return nil, errs.E(op, errs.Precondition, "refused, because things are not as they were when the plan was made; look again")
 	}
 	if err := h.guard(op, a.Refused, q.Force || q.DryRun); err != nil || q.DryRun {
 		return a, err
@@ -320,16 +433,36 @@ func (h *Handler) replace(r *http.Request, q *ReplaceRequest) (any, error) {
 	return a, nil
 }
 
+// givesUp says why a drive is not given up for good without force; "" if it may be.
+func (h *Handler) givesUp(a *ReplaceAnswer, o heal.Outstanding) string {
+	// For one that is away it counts, too, that some can be read only with it.
+	for _, w := range o.Wants {
+		here := func(num uint16) bool { return num != a.Old && h.serves(num) }
+		good, known := goodOf(h.Layout(), w, here)
+		if known && good < int(h.Layout().Profile().Data) && !slices.Contains(w.Drives, a.Old) && slices.Contains(h.Layout().Group(w.Partition).Drives, a.Old) {
+			return fmt.Sprintf("%s can perhaps be read only with drive %d, which is given up for good", counted(w.Registers, "record"), a.Old)
+		}
+	}
+	if why := h.refusal(a.Before, a.After, o, a.Old); why != "" {
+		return strings.Replace(why, "afterwards ", "afterwards, and for good, ", 1)
+	}
+	return ""
+}
+
 // warnings say what an operator should know before a drive is replaced.
 func (h *Handler) warnings(after Redundancy) (list []string) {
 	// A membership changes only among drives that can tell all that was decided before.
 	if need := max(after.Members-after.WritesNeed+1, after.WritesNeed-1); after.Here < need {
 		list = append(list, fmt.Sprintf("the new drive takes its place only once %d of the other drives of each partition are here", need))
 	}
-	if s := h.Healer.Status(); s.Settings.Paused {
+	if h.Healer.Status().Settings.Paused {
 		list = append(list, "healing is paused: the rebuild waits until it is resumed")
-	} else if s.Backlog > 0 {
-		list = append(list, fmt.Sprintf("%d records want repair: until that is done, less may be lost than is said here", s.Backlog))
+	}
+	if after.Wanting > 0 {
+		list = append(list, counted(after.Wanting, "record")+" to be repaired")
+	}
+	if after.Behind > 0 {
+		list = append(list, counted(after.Behind, "drive")+" not known to be up to date")
 	}
 	return list
 }
@@ -339,7 +472,7 @@ func (h *Handler) replaced(op string, q *ReplaceRequest) (uint16, error) {
 	l := h.Layout()
 	if q.Old != 0 {
 		if _, ok := l.Drive(q.Old); !ok {
-			return 0, errs.E(op, errs.NotFound, fmt.Sprintf("there is no drive %d; GET /-/admin/v1/drives lists them", q.Old))
+			return 0, errs.E(op, errs.NotFound, fmt.Sprintf("there is no drive %d; `ostraka admin drive list` (GET /-/admin/v1/drives) lists them", q.Old))
 		}
 		return q.Old, nil
 	}

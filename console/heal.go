@@ -9,12 +9,17 @@ import (
 
 	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
 )
 
 // Healer is what heals; *heal.Healer is one.
 type Healer interface {
 	Status() heal.Status
 	Scrubs() []heal.ScrubStatus
+	// Outstanding tells what may not be on all drives. It returns within ctx.
+	Outstanding(ctx context.Context) heal.Outstanding
+	// Lost names records that have too few good shards left, the first of them; more: there are others.
+	Lost() (list []metadata.Address, more bool)
 	// StartCheck begins a complete check, if none is under way.
 	StartCheck()
 	// StartScrub begins a round of the scrub of one local drive, or of all (0), now.
@@ -44,6 +49,14 @@ type HealStatus struct {
 	Jobs              []Job      `json:"jobs"` // running first, then those that ended since the start
 	Paused            bool       `json:"paused"`
 	Rate              int64      `json:"rate_bytes_per_second"` // limit of background work; 0: none
+	Lost              []LostData `json:"lost"`                  // the first records of which data is lost
+	MoreLost          bool       `json:"more_lost"`             // there are others
+}
+
+// LostData is a record of which too few good shards are left, drives that were given up being gone.
+type LostData struct {
+	Bucket uint64 `json:"bucket_id"`
+	Key    string `json:"key"`
 }
 
 // Job is one long piece of work.
@@ -73,7 +86,13 @@ func (h *Handler) healStatus() *HealStatus {
 	s := h.Healer.Status()
 	out := &HealStatus{State: s.State, Why: s.Why, Verified: instant(s.Verified), VerifiedRegisters: s.VerifiedRegisters,
 		VerifiedShards: s.VerifiedShards, VerifiedBytes: s.VerifiedBytes, Backlog: s.Backlog, Blocked: s.Blocked, Active: s.Active,
-		Failures: s.Failed, LastError: s.LastErr, Jobs: []Job{}, Paused: s.Settings.Paused, Rate: s.Settings.Rate}
+		Failures: s.Failed, LastError: s.LastErr, Jobs: []Job{}, Paused: s.Settings.Paused, Rate: s.Settings.Rate,
+		Lost: []LostData{}}
+	var lost []metadata.Address
+	lost, out.MoreLost = h.Healer.Lost()
+	for _, a := range lost {
+		out.Lost = append(out.Lost, LostData{Bucket: a.Bucket, Key: string(a.Key)})
+	}
 	at := h.paths()
 	for _, j := range s.Jobs {
 		job := Job{Kind: j.Kind, Drive: j.Drive, Path: at[j.Drive], State: j.State, Phase: j.Phase, Begun: instant(j.Begun), Ended: instant(j.Ended),
@@ -229,8 +248,12 @@ func (h *Handler) startScrub(_ *http.Request, q *ScrubStart) (any, error) {
 		if num, path, err = h.find(op, q.Drive, q.Path); err != nil {
 			return nil, err
 		}
-		if path == "" {
-			return nil, errs.E(op, errs.Unavailable, fmt.Sprintf("drive %d is not here", num))
+		if !h.serves(num) {
+			where := ""
+			if path != "" {
+				where = " at " + path
+			}
+			return nil, errs.E(op, errs.Unavailable, fmt.Sprintf("drive %d%s is not in service", num, where))
 		}
 	}
 	h.Healer.StartScrub(num)

@@ -8,8 +8,8 @@ import (
 
 // healDescs are the metrics of healing, rebuilds, checks and scrubs.
 type healDescs struct {
-	state, wants, blocked, active, failures, paused, rate *prometheus.Desc
-	verified, verifiedRegisters, verifiedBytes            *prometheus.Desc
+	state, wants, blocked, lost, active, failures, paused, rate *prometheus.Desc
+	verified, verifiedRegisters, verifiedBytes                  *prometheus.Desc
 
 	jobRunning, jobDone, jobTotal, jobShards, jobBytes, jobLeft, jobFound, jobRepaired *prometheus.Desc
 
@@ -21,6 +21,7 @@ func newHealDescs(d func(name, help string, labels ...string) *prometheus.Desc) 
 		state:             d("ostraka_heal_state", "1 for the state that the store is in, as far as healing knows.", "state"),
 		wants:             d("ostraka_heal_wanting_registers", "Records that want work."),
 		blocked:           d("ostraka_heal_blocked_registers", "Of the records that want work, those that wait for drives."),
+		lost:              d("ostraka_heal_lost_registers", "Records of which too few good shards are left: 10 stands for 10 or more."),
 		active:            d("ostraka_heal_active_registers", "Records that are being tended."),
 		failures:          d("ostraka_heal_failures_total", "Repairs that failed with all drives there."),
 		paused:            d("ostraka_heal_paused", "1 while repairs, rebuilds and checks are paused by an operator."),
@@ -48,7 +49,7 @@ func newHealDescs(d func(name, help string, labels ...string) *prometheus.Desc) 
 }
 
 func (h *healDescs) describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{h.state, h.wants, h.blocked, h.active, h.failures, h.paused, h.rate, h.verified, h.verifiedRegisters,
+	for _, d := range []*prometheus.Desc{h.state, h.wants, h.blocked, h.lost, h.active, h.failures, h.paused, h.rate, h.verified, h.verifiedRegisters,
 		h.verifiedBytes, h.jobRunning, h.jobDone, h.jobTotal, h.jobShards, h.jobBytes, h.jobLeft, h.jobFound, h.jobRepaired, h.scrubRunning,
 		h.scrubProgress, h.scrubLast, h.scrubShards, h.scrubBytes, h.scrubFound} {
 		ch <- d
@@ -70,6 +71,8 @@ func (h *healDescs) collect(from Healer, at map[uint16]string, gauge func(*prome
 	}
 	gauge(h.wants, float64(s.Backlog))
 	gauge(h.blocked, float64(s.Blocked))
+	lost, _ := from.Lost()
+	gauge(h.lost, float64(len(lost)))
 	gauge(h.active, float64(s.Active))
 	count(h.failures, s.Failed)
 	gauge(h.paused, flag(s.Settings.Paused))

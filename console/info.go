@@ -43,7 +43,7 @@ func (h *Handler) info(r *http.Request) (any, error) {
 	p := l.Profile()
 	i := &Info{Version: h.Version, Go: runtime.Version(), Cluster: hex.EncodeToString(h.Cluster[:]), Region: h.Region, Started: h.Started.UTC(),
 		Uptime: h.Now().Sub(h.Started).Seconds(), Ready: true, Profile: p.String(), Reduced: l.Reduced().String(), Layout: l.Number(),
-		Partitions: l.Partitions(), Redundancy: h.redundancy(0), Replacing: len(h.Operator.Replacements()),
+		Partitions: l.Partitions(), Redundancy: h.shown(r.Context()), Replacing: len(h.Operator.Replacements()),
 		Heal: s.State, HealWhy: s.Why, Verified: instant(s.Verified), Buckets: h.Buckets()}
 	ctx, cancel := context.WithTimeout(r.Context(), sampleWait)
 	defer cancel()

@@ -2,12 +2,15 @@ package console
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
+	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/placement"
 )
 
-// Redundancy says how the partition that is worst off stands. Repairs that are outstanding are not
-// counted: the state of healing tells of them.
+// Redundancy says how the partition that is worst off stands, and what is outstanding. MayLose
+// counts both: a shard counts only if nothing says that its drive may lack it.
 type Redundancy struct {
 	Members    int  `json:"members"`     // drives of each partition
 	Here       int  `json:"here"`        // of them, those that serve records
@@ -18,6 +21,9 @@ type Redundancy struct {
 	Readable   bool `json:"readable"`    // everything can be read
 	Writable   bool `json:"writable"`    // everything can be written
 	MayLose    int  `json:"may_lose"`    // further drives without losing data or access to it; 0 if unreadable
+	Wanting    int  `json:"wanting"`     // records that want repair, as far as the drives that are here know
+	Doubtful   int  `json:"doubtful"`    // of them, those of which too few shards are known to be good to read them
+	Behind     int  `json:"behind"`      // drives here that are not known to have all that was written while they were away
 }
 
 // redundancyOf judges a layout: here says which drives serve records, and sound which of them have
@@ -53,6 +59,68 @@ func redundancyOf(l *placement.Layout, here, sound func(num uint16) bool) Redund
 	return worst
 }
 
+// judge is redundancyOf with what is outstanding.
+func judge(l *placement.Layout, here, sound func(num uint16) bool, o heal.Outstanding) Redundancy {
+	r := redundancyOf(l, here, sound)
+	late := func(num uint16) bool { return slices.Contains(o.Behind, num) || slices.Contains(o.Silent, num) }
+	for _, d := range l.Drives() {
+		if here(d.Num) && late(d.Num) {
+			r.Behind++
+		}
+	}
+	certain := func(num uint16) bool { return sound(num) && !late(num) }
+	r.MayLose = min(r.MayLose, redundancyOf(l, here, certain).MayLose)
+	if o.More {
+		r.MayLose = 0
+	}
+	for _, w := range o.Wants {
+		r.Wanting += w.Registers
+		good, known := goodOf(l, w, func(num uint16) bool { return here(num) && certain(num) })
+		if !known {
+			r.MayLose = 0
+			continue
+		}
+		spare := good - int(l.Profile().Data)
+		r.MayLose = max(min(r.MayLose, spare), 0)
+		if good, _ = goodOf(l, w, func(num uint16) bool { return here(num) && sound(num) }); good < int(l.Profile().Data) {
+			r.Doubtful += w.Registers
+		}
+	}
+	return r
+}
+
+// goodOf counts the drives that surely hold what registers want to have on all, among those that
+// count; known: it can be told.
+func goodOf(l *placement.Layout, w heal.Want, counts func(num uint16) bool) (n int, known bool) {
+	if w.Drives == nil || w.Partition >= l.Partitions() {
+		return 0, false
+	}
+	for _, num := range l.Group(w.Partition).Drives {
+		if counts(num) && !slices.Contains(w.Drives, num) {
+			n++
+		}
+	}
+	return n, true
+}
+
+// leaning counts the records that may need the drive num to be whole, as other drives may lack
+// theirs; and says which drives may lack more than is known.
+func leaning(l *placement.Layout, o heal.Outstanding, num uint16) (records int, late []uint16) {
+	for _, w := range o.Wants {
+		if w.Drives == nil || w.Partition >= l.Partitions() ||
+			!slices.Contains(w.Drives, num) && slices.Contains(l.Group(w.Partition).Drives, num) {
+			records += w.Registers
+		}
+	}
+	for _, d := range slices.Concat(o.Behind, o.Silent) {
+		if _, member := l.Drive(d); member && d != num {
+			late = append(late, d)
+		}
+	}
+	slices.Sort(late)
+	return records, slices.Compact(late)
+}
+
 // String says it in words.
 func (r Redundancy) String() string {
 	switch {
@@ -60,18 +128,41 @@ func (r Redundancy) String() string {
 		return fmt.Sprintf("%d of %d drives of a partition are here, %d of them complete; reading needs %d: DATA IS UNAVAILABLE",
 			r.Here, r.Members, r.Sound, r.ReadsNeed)
 	case !r.Writable:
-		return fmt.Sprintf("%d of %d drives of a partition are here; everything can be read, but writes need %d and answer 503; %s",
-			r.Here, r.Members, r.WritesNeed, r.spare())
+		return fmt.Sprintf("%d of %d drives of a partition are here; everything can be read%s, but writes need %d and answer 503; %s",
+			r.Here, r.Members, r.doubt(), r.WritesNeed, r.spare())
 	}
-	return fmt.Sprintf("%d of %d drives of a partition are here; everything can be read and written; %s", r.Here, r.Members, r.spare())
+	return fmt.Sprintf("%d of %d drives of a partition are here; everything can be read%s and written; %s", r.Here, r.Members, r.doubt(), r.spare())
+}
+
+func (r Redundancy) doubt() string {
+	if r.Doubtful == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", but for up to %s,", counted(r.Doubtful, "record"))
 }
 
 func (r Redundancy) spare() string {
-	switch r.MayLose {
-	case 0:
-		return "NO further drive may be lost"
-	case 1:
-		return "1 further drive may be lost"
+	text := fmt.Sprintf("%s may be lost", counted(r.MayLose, "further drive"))
+	if r.MayLose == 0 {
+		text = "NO further drive may be lost"
 	}
-	return fmt.Sprintf("%d further drives may be lost", r.MayLose)
+	var why []string
+	if r.Wanting > 0 {
+		why = append(why, counted(r.Wanting, "record")+" to be repaired")
+	}
+	if r.Behind > 0 {
+		why = append(why, counted(r.Behind, "drive")+" to be brought up to date")
+	}
+	if len(why) > 0 {
+		text += ", with " + strings.Join(why, " and ")
+	}
+	return text
+}
+
+// counted is a number with its noun.
+func counted(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
 }

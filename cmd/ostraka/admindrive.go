@@ -90,6 +90,10 @@ rebuilds what belongs on it while the store serves. PATH is one of those that th
 with: normally that of the lost drive, after the new disk was mounted there. Files are never
 overwritten: a directory that holds anything is refused.
 
+It is refused, unless --force, when too few drives would be left to read or write everything, while a
+drive that is still in service may be needed to bring others up to date, and when PATH looks like a
+mount point without its disk.
+
 The old drive is retired for good: it never serves again, even if it comes back. Which one that is
 follows from PATH, or it is the only one that is away; otherwise --old names it by its number.
 
@@ -120,7 +124,7 @@ the server, does not stop the replacement: the server goes on by itself when it 
 	}
 	fs := c.Flags()
 	fs.Uint16Var(&q.Old, "old", 0, "`NUMBER` of the drive that is replaced, if PATH does not tell")
-	fs.BoolVar(&q.Force, "force", false, "even if data becomes unavailable by it, for good")
+	fs.BoolVar(&q.Force, "force", false, "even if data becomes unavailable by it, for good, or PATH seems not to be mounted")
 	fs.BoolVar(&q.DryRun, "dry-run", false, "say what would happen, and change nothing")
 	fs.BoolVarP(&sure, "yes", "y", false, "do not ask")
 	fs.BoolVar(&wait, "wait", false, "follow the rebuild to its end, as on a terminal")
@@ -148,7 +152,7 @@ func replaceDrive(cmd *cobra.Command, p process, e *endpoint, q console.ReplaceR
 		}
 	}
 	if a.Refused != "" && !q.Force {
-		return errs.E("admin", errs.Precondition, "refused, because "+a.Refused+"; bring drives back first, or add --force if nothing else helps")
+		return errs.E("admin", errs.Precondition, "refused, because "+a.Refused+"; wait, or bring drives back, or add --force if nothing else helps")
 	}
 	if q.DryRun {
 		return nil
@@ -157,7 +161,7 @@ func replaceDrive(cmd *cobra.Command, p process, e *endpoint, q console.ReplaceR
 		if err := p.ask(sure || asJSON); err != nil {
 			return err
 		}
-		q.Old = a.Old // what was shown is what is done
+		q.Old, q.Plan = a.Old, a.Plan // what was shown is what is done
 		a = console.ReplaceAnswer{}
 		if raw, err = e.send(ctx, request{method: http.MethodPost, path: "drives/replace", body: q}, &a); err != nil {
 			return err
@@ -215,7 +219,8 @@ func quarantineCommand(p process, e *endpoint) *cobra.Command {
 		Short: "Take a drive out of service, until it is released or replaced",
 		Long: `Takes a drive, named by its number or path, out of service, over restarts too: for one that makes
 trouble, or before its disk is pulled. Nothing on it is changed, and it is brought up to date when it
-is released. It is refused when too few drives would be left to read everything, unless --force.`,
+is released. It is refused, unless --force, when too few drives would be left to read or write
+everything, or while it may be needed to bring others up to date.`,
 		Example: `  ostraka admin drive quarantine 3 --reason 'SMART: reallocated sectors'
   ostraka admin drive quarantine /mnt/d3 --yes`,
 		Args: exactly(1, "the drive has to be named: its number or its path, as `ostraka admin drive list` shows them"),
@@ -239,7 +244,7 @@ is released. It is refused when too few drives would be left to read everything,
 				}
 			}
 			if a.Refused != "" && !q.Force {
-				return errs.E("admin", errs.Precondition, "refused, because "+a.Refused+"; bring drives back first, or add --force")
+				return errs.E("admin", errs.Precondition, "refused, because "+a.Refused+"; wait, or bring drives back, or add --force")
 			}
 			if !q.DryRun {
 				if err := p.ask(sure || asJSON); err != nil {

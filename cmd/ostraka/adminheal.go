@@ -64,6 +64,12 @@ func printHeal(w io.Writer, h *console.HealStatus) error {
 	fmt.Fprintf(t, "\nrepairs\t%s outstanding, %s of them wait for drives, %s under way\n", humanize.Comma(int64(h.Backlog)), humanize.Comma(int64(h.Blocked)), humanize.Comma(int64(h.Active)))
 	fmt.Fprintf(t, "limit\t%s\n", rate(h.Rate))
 	fmt.Fprintf(t, "paused\t%v\n", h.Paused)
+	for i, x := range h.Lost {
+		fmt.Fprintf(t, "%s\tbucket %d, key %q\n", map[bool]string{true: "LOST"}[i == 0], x.Bucket, x.Key)
+	}
+	if h.MoreLost {
+		fmt.Fprint(t, "\tand others\n")
+	}
 	if h.Failures > 0 {
 		fmt.Fprintf(t, "failures\t%s since the start; the last: %s\n", humanize.Comma(int64(h.Failures)), h.LastError)
 	}

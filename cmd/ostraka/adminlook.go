@@ -188,14 +188,14 @@ func inspectCommand(p process, e *endpoint) *cobra.Command {
 			if !ok || bucket == "" || key == "" {
 				return errs.E("admin", errs.Invalid, fmt.Sprintf("%q is not BUCKET/KEY", args[0]))
 			}
-			q := url.Values{"bucket": {bucket}, "key": {key}}
+			r := request{method: http.MethodGet, path: "object", query: url.Values{"bucket": {bucket}, "key": {key}}}
 			if verify {
-				q.Set("verify", "true")
+				r = request{method: http.MethodPost, path: "object/verify", body: console.ObjectRequest{Bucket: bucket, Key: key}}
 			}
-			return show(cmd, p, e, request{method: http.MethodGet, path: "object", query: q}, asJSON, printObject)
+			return show(cmd, p, e, r, asJSON, printObject)
 		},
 	}
-	c.Flags().BoolVar(&verify, "verify", false, "read every shard and check its checksums")
+	c.Flags().BoolVar(&verify, "verify", false, "read every shard and check its checksums; what is found is repaired")
 	return jsonFlag(c, &asJSON)
 }
 

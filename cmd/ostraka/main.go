@@ -72,7 +72,7 @@ func (p process) getenv(name string) string {
 }
 
 // run runs one command line and returns the exit code: 0, 1 for a failure, 2 for a wrong command
-// line or configuration, 3 for what was refused because of what it would do, 4 for what was stopped
+// line or configuration, or one that names what is not there, 3 for what was refused because of what it would do, 4 for what was stopped
 // by whoever began it.
 func run(ctx context.Context, p process) int {
 	root := &cobra.Command{
@@ -90,7 +90,7 @@ Start with: ostraka server --help`,
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return &errs.Error{Op: c.CommandPath(), Kind: errs.Invalid, Msg: fmt.Sprintf("%v; see %s --help", err, c.CommandPath()), Err: err}
+		return &errs.Error{Op: c.CommandPath(), Kind: errs.Invalid, Msg: fmt.Sprintf("%v; see %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(serverCommand(p), adminCommand(p), benchCommand(p), versionCommand(p))
 	err := root.ExecuteContext(ctx)
@@ -99,7 +99,7 @@ Start with: ostraka server --help`,
 	}
 	fmt.Fprintln(p.stderr, "ostraka:", explain(err))
 	switch errs.KindOf(err) {
-	case errs.Invalid:
+	case errs.Invalid, errs.NotFound:
 		return 2
 	case errs.Precondition:
 		return 3

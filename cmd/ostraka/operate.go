@@ -204,7 +204,7 @@ func (o *operator) forHealing() []heal.Replacement {
 }
 
 // CheckNew implements console.Operator.
-func (o *operator) CheckNew(ctx context.Context, path string) error {
+func (o *operator) CheckNew(ctx context.Context, path string) (doubt string, err error) {
 	const op = "server.CheckNew"
 	// A drive that is gone is noticed within a second or two.
 	for until := time.Now().Add(noticeWithin); time.Now().Before(until) && o.gone(path); {
@@ -213,34 +213,40 @@ func (o *operator) CheckNew(ctx context.Context, path string) error {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return errs.As(op, errs.Canceled, ctx.Err())
+			return "", errs.As(op, errs.Canceled, ctx.Err())
 		}
 	}
 	at := slices.IndexFunc(o.set.Status(), func(p node.PathStatus) bool { return p.Path == path })
 	if at < 0 {
-		return errs.E(op, errs.NotFound, path+" is not one of the paths that the server was started with, as `ostraka admin drive list` shows them; add it to them and start the server again")
+		return "", errs.E(op, errs.NotFound, path+" is not one of the paths that the server was started with, as `ostraka admin drive list` shows them; add it to them and start the server again")
 	}
 	p := o.set.Status()[at]
 	if p.Open {
-		return errs.E(op, errs.Exists, fmt.Sprintf("drive %d is in service at %s: a new drive needs an empty directory; to put a new disk in its place, quarantine drive %d, change the disk, and replace it then", p.Num, path, p.Num))
+		return "", errs.E(op, errs.Exists, fmt.Sprintf("drive %d is in service at %s: a new drive needs an empty directory; to put a new disk in its place, quarantine drive %d, change the disk, and replace it then", p.Num, path, p.Num))
 	}
 	for _, r := range o.control.State().Replacements() {
 		if r.Path == path {
-			return errs.E(op, errs.Exists, fmt.Sprintf("%s becomes drive %d, in place of drive %d, already", path, r.New, r.Old))
+			return "", errs.E(op, errs.Exists, fmt.Sprintf("%s becomes drive %d, in place of drive %d, already", path, r.New, r.Old))
 		}
 	}
 	in := disk.Inspect(vfs.Default, path)
 	switch in.Status {
 	case disk.Empty:
-		return nil
+		var drives []string
+		for _, p := range o.set.Status() {
+			if p.Open {
+				drives = append(drives, p.Path)
+			}
+		}
+		return mountDoubt(path, drives, deviceOf), nil
 	case disk.Missing:
-		return errs.E(op, errs.Invalid, path+" does not exist: mount the new disk there, or make the directory")
+		return "", errs.E(op, errs.Invalid, path+" does not exist: mount the new disk there, or make the directory")
 	case disk.Occupied:
-		return errs.E(op, errs.Invalid, path+" holds files of something else; a new drive is made only in an empty directory")
+		return "", errs.E(op, errs.Invalid, path+" holds files of something else; a new drive is made only in an empty directory")
 	case disk.Identified, disk.Damaged, disk.Retired, disk.Corrupt, disk.TooNew, disk.Foreign, disk.WrongDrive:
-		return errs.E(op, errs.Invalid, path+" holds a drive, and nothing is formatted over one; if its data is given up, empty the directory, and replace it then")
+		return "", errs.E(op, errs.Invalid, path+" holds a drive, and nothing is formatted over one; if its data is given up, empty the directory, and replace it then")
 	}
-	return &errs.Error{Op: op, Kind: errs.Drive, Msg: path + " cannot be used", Err: in.Err}
+	return "", &errs.Error{Op: op, Kind: errs.Drive, Msg: path + " cannot be used", Err: in.Err}
 }
 
 // gone reports whether a drive is in service at a path where none is any more.

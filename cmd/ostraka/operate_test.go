@@ -144,8 +144,8 @@ func TestAPathForANewDriveIsCheckedBeforeAnythingIsBegun(t *testing.T) {
 	set := &fakeSet{paths: []node.PathStatus{{Path: empty}, {Path: full}, {Path: broken}, {Path: open, Num: 3, Known: true, Open: true}, {Path: missing}}}
 	o := newOperator(set, c, func() {}, slog.New(slog.DiscardHandler))
 	for path, want := range map[string]string{empty: "", full: "holds files", broken: "holds a drive", open: "in service", missing: "does not exist", root: "not one of the paths"} {
-		err := o.CheckNew(t.Context(), path)
-		if (err == nil) != (want == "") || err != nil && !strings.Contains(errs.Public(err), want) {
+		doubt, err := o.CheckNew(t.Context(), path)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(errs.Public(err), want) || doubt != "" {
 			t.Errorf("%s: %v, want %q", filepath.Base(path), err, want)
 		}
 	}
@@ -241,6 +241,7 @@ func TestADriveIsReplacedOverARealServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.start(5)
+	s.compared()
 	s.must([]string{"empty", "3 of 4 drives"}, "drive", "list")
 	s.must([]string{"retire", "drive 2", "1 further drive"}, "drive", "replace", s.dirs[1], "--dry-run")
 	s.must([]string{"drive 5 takes the place of drive 2"}, "drive", "replace", s.dirs[1])
@@ -283,6 +284,7 @@ func TestADriveIsReplacedOverARealServer(t *testing.T) {
 
 	t.Run("a drive that serves gives its place to a spare", func(t *testing.T) {
 		wipe(t, s.dirs[4])
+		s.compared()
 		s.must([]string{"out of service"}, "drive", "quarantine", "1", "--reason", "noisy")
 		s.must([]string{"quarantined", "noisy"}, "drive", "list")
 		s.must([]string{"is open"}, "drive", "release", "1")

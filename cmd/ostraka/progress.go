@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -173,15 +174,28 @@ func (f *follower) replacement(ctx context.Context, r console.Replacement) error
 		return i < 0, nil
 	})
 	f.end()
-	if err != nil || f.asJSON {
+	if err != nil {
 		return err
 	}
-	if last != nil {
-		last.State = "done"
-		fmt.Fprintln(f.p.stdout, describeJob(last))
+	left := last != nil && last.Bad > last.Repaired
+	if !f.asJSON {
+		if last != nil {
+			last.State = "done"
+			fmt.Fprintln(f.p.stdout, describeJob(last))
+		}
+		end := "rebuilt and verified"
+		if left {
+			end = "but not all of it could be rebuilt"
+		}
+		if _, err = fmt.Fprintf(f.p.stdout, "drive %d has taken the place of drive %d, %s\n%s\n", r.New, r.Old, end, drives.Redundancy); err != nil {
+			return err
+		}
 	}
-	_, err = fmt.Fprintf(f.p.stdout, "drive %d has taken the place of drive %d, rebuilt and verified\n%s\n", r.New, r.Old, drives.Redundancy)
-	return err
+	if left {
+		return errs.E("admin", errs.Unavailable, fmt.Sprintf("%s could not be repaired (%s); `ostraka admin heal status` names what is lost",
+			humanize.Comma(last.Bad-last.Repaired), cmp.Or(last.LastError, "too few good shards are left")))
+	}
+	return nil
 }
 
 // work follows everything that healing does until nothing is left.
@@ -218,7 +232,11 @@ func (f *follower) work(ctx context.Context) error {
 		case h.Backlog > 0:
 			f.line(fmt.Sprintf("repairs: %s outstanding, %s of them wait for drives", humanize.Comma(int64(h.Backlog)), humanize.Comma(int64(h.Blocked))), "repairs")
 		}
-		return len(todo)+len(drives.Replacements) == 0 && (h.Backlog == 0 || h.Blocked >= h.Backlog && h.Active == 0), nil
+		hopeless := h.Blocked + len(h.Lost)
+		if h.MoreLost {
+			hopeless = h.Backlog
+		}
+		return len(todo)+len(drives.Replacements) == 0 && (h.Backlog == 0 || hopeless >= h.Backlog && h.Active == 0), nil
 	})
 	f.end()
 	if err != nil {
@@ -229,7 +247,7 @@ func (f *follower) work(ctx context.Context) error {
 			return err
 		}
 	}
-	if h.State == "degraded" || h.Backlog > 0 {
+	if h.State == "degraded" || h.Backlog > 0 || len(h.Lost) > 0 {
 		return errs.E("admin", errs.Unavailable, "something is left that cannot be done now: "+health(h.State, h.Why))
 	}
 	return nil

@@ -165,7 +165,9 @@ func driveLines(paths []node.PathStatus) []string {
 		state := "online"
 		if !p.Open {
 			state = "NOT THERE"
-			if p.Err != nil {
+			if p.State == node.PathEmpty && !p.Known {
+				state = "empty: a spare, or a disk that is not mounted"
+			} else if p.Err != nil {
 				state += ": " + p.Err.Error()
 			}
 		}

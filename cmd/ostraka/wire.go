@@ -158,7 +158,10 @@ func (s *stack) openDrives(ctx context.Context, cfg *config.Server, log *slog.Lo
 	s.set = set
 	s.onClose(set.Close)
 	for _, p := range set.Status() {
-		if !p.Open {
+		switch {
+		case p.State == node.PathEmpty && !p.Known:
+			log.Warn("an empty directory: a spare for a replacement, or a disk that is not mounted", "path", p.Path)
+		case !p.Open:
 			log.Error("drive is not in service", "path", p.Path, "err", p.Err)
 		}
 	}
