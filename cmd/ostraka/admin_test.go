@@ -266,6 +266,23 @@ func TestAReplacementIsFollowedToItsEnd(t *testing.T) {
 	}
 }
 
+func TestAReplacementThatCouldNotRebuildAllEndsWithOne(t *testing.T) {
+	script := replacing()
+	jobs := script.next["heal"]
+	last := jobs[len(jobs)-1].(console.HealStatus)
+	last.Jobs[0].Bad, last.Jobs[0].Repaired = 3, 1
+	for _, asJSON := range []string{"--json=false", "--json"} {
+		h := httptest.NewServer(script)
+		code, out, stderr := adminAt(t, h.URL, process{}, "drive", "replace", "/d2", "--wait", asJSON)
+		h.Close()
+		if code != 1 || !strings.Contains(stderr, "2 could not be repaired") || strings.Contains(out, "rebuilt and verified") {
+			t.Errorf("%s: code %d, %q, %q", asJSON, code, out, stderr)
+		}
+		script = replacing()
+		script.next["heal"] = []any{last}
+	}
+}
+
 func TestOnATerminalItAsksAndDrawsABar(t *testing.T) {
 	on := func(width int) func() (int, bool) { return func() (int, bool) { return width, true } }
 	h := httptest.NewServer(replacing())
@@ -332,6 +349,8 @@ func TestWatchingEndsWithOneIfSomethingIsLeft(t *testing.T) {
 	}{
 		{"all is done", console.HealStatus{State: "healthy"}, 0},
 		{"nothing is known to be wrong", console.HealStatus{State: "unknown"}, 0},
+		{"data is lost, and nothing waits", console.HealStatus{State: "degraded", Backlog: 2, Lost: []console.LostData{{Bucket: 1, Key: "a"}, {Bucket: 1, Key: "b"}}}, 1},
+		{"more is lost than is named", console.HealStatus{State: "degraded", Backlog: 20, Lost: []console.LostData{{Bucket: 1, Key: "a"}}, MoreLost: true}, 1},
 		{"a drive is away", console.HealStatus{State: "degraded", Why: []string{"drive 2 is away"}, Backlog: 3, Blocked: 3}, 1},
 	} {
 		h := httptest.NewServer(&scripted{next: map[string][]any{

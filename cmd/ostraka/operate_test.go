@@ -217,6 +217,40 @@ func wipe(t *testing.T, dir string) {
 	}
 }
 
+// A drive that missed a write and is back does not count until it was brought up to date: no other is
+// retired meanwhile, since it may have what that one lacks.
+func TestNoDriveIsRetiredWhileAnotherIsNotUpToDate(t *testing.T) {
+	s := newStore(t, 5)
+	s.stop()
+	s.start(5)
+	s.compared()
+	if code, body := s.s3(http.MethodPut, "/bucket", nil); code != http.StatusOK {
+		t.Fatalf("making a bucket: %d %s", code, body)
+	}
+	s.must([]string{"paused         true"}, "heal", "pause")
+	s.must([]string{"out of service"}, "drive", "quarantine", "1")
+	body := bytes.Repeat([]byte{1, 2, 3}, 1<<20)
+	if code, answer := s.s3(http.MethodPut, "/bucket/key", body); code != http.StatusOK {
+		t.Fatalf("PUT: %d %s", code, answer)
+	}
+	s.must([]string{"is open"}, "drive", "release", "1")
+	for _, args := range [][]string{{"drive", "replace", s.dirs[4], "--old", "4"}, {"drive", "quarantine", "3"}} {
+		code, stdout, stderr := s.admin(args...)
+		if code != 3 || !strings.Contains(stderr, "drive "+args[len(args)-1]) {
+			t.Errorf("admin %q: code %d, want 3: %s%s", args, code, stdout, stderr)
+		}
+	}
+	if out := s.must(nil, "drive", "list"); strings.Contains(out, "2 further drives may be lost") {
+		t.Errorf("while a record is to be repaired it says:\n%s", out)
+	}
+	s.must([]string{"paused         false"}, "heal", "resume")
+	s.compared()
+	s.must([]string{"rebuilt and verified"}, "drive", "replace", s.dirs[4], "--old", "4", "--wait")
+	if code, got := s.s3(http.MethodGet, "/bucket/key", nil); code != http.StatusOK || !bytes.Equal(got, body) {
+		t.Errorf("GET: %d, %d bytes", code, len(got))
+	}
+}
+
 // The whole way: a drive is lost with all it held, a new one takes its place, and everything is
 // there again; then the old one comes back, and never serves.
 func TestADriveIsReplacedOverARealServer(t *testing.T) {
