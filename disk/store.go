@@ -56,6 +56,7 @@ type store struct {
 	opening atomic.Bool
 	stall   sync.Once
 	stalled chan struct{} // closed when Pebble cannot open for a failed write
+	flushed atomic.Value  // flushEnd: of the last flush
 
 	// mu guards the fields below.
 	mu       sync.Mutex
@@ -120,6 +121,7 @@ func (s *store) open(ctx context.Context, dir string, o *Options, create bool) (
 		Logger:                      storeLog{s},
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) { s.backgroundError(dir, err) },
+			FlushEnd:        func(i pebble.FlushInfo) { s.flushed.Store(flushEnd{i.Err}) },
 			DataCorruption:  func(i pebble.DataCorruptionInfo) { s.ev.corrupt(i.Path, i.Details) },
 			DiskSlow:        func(i pebble.DiskSlowInfo) { s.ev.slow(i.Path, i.Duration) },
 			WriteStallBegin: func(i pebble.WriteStallBeginInfo) {
@@ -184,7 +186,11 @@ func (s *store) openPebble(ctx context.Context, dir string, opts *pebble.Options
 	return err
 }
 
-// backgroundError hears of failed flushes and compactions, on their goroutine.
+// flushEnd is how a flush ended.
+type flushEnd struct{ err error }
+
+// backgroundError hears of failed flushes, compactions and statistics, on their goroutine. Only a flush is ended from
+// within, see open. The others are not tried for ever, and the closing of Pebble waits for them.
 func (s *store) backgroundError(dir string, err error) {
 	if pebble.IsCorruptionError(err) || errs.Is(err, errs.Corrupt) {
 		s.ev.corrupt("compaction", err)
@@ -193,7 +199,7 @@ func (s *store) backgroundError(dir string, err error) {
 	if s.guard.Tripped() == nil {
 		s.ev.writeFailed("background work", dir, err)
 	}
-	if s.opening.Load() {
+	if f, _ := s.flushed.Load().(flushEnd); f.err == err && s.opening.Load() { //nolint:errorlint // whose it is, not which
 		s.guard.Trip(err)
 		s.stall.Do(func() { close(s.stalled) })
 		runtime.Goexit() // see open
