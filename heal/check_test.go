@@ -14,9 +14,10 @@ import (
 	"github.com/ostraka/ostraka/object"
 )
 
-// check lets the jobs look after themselves once.
+// check compares drives that came back, as far as that goes, and lets the jobs look after themselves once.
 func (w *world) check() Status {
 	w.t.Helper()
+	_ = w.healer.compareReturned(context.Background()) // drives may be away
 	if err := w.healer.work(context.Background()); err != nil {
 		w.t.Fatal(err)
 	}
@@ -241,4 +242,46 @@ func TestWhatACheckCouldNeitherVerifyNorNoteIsNoProof(t *testing.T) {
 		t.Errorf("after they answer again: %+v", s)
 	}
 	w.whole("key-003")
+}
+
+func TestNobodyIsHealthyBeforeTheListsWereRead(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.fill(10)
+	w.heal()
+	w.healer.StartCheck()
+	if s := w.check(); s.State != StateHealthy {
+		t.Fatalf("after the check: %+v", s)
+	}
+	// A shard is lost. Whoever meets that leaves a repair row, and says so.
+	w.vanish(1, "key-003")
+	w.ask(2, "key-003")
+	w.healer.Nudge()
+	if s := w.check(); s.State != StateWorking {
+		t.Errorf("with %d repair rows: %+v", w.repairs(), s)
+	}
+	w.reborn()
+	if s := w.check(); s.State != StateUnknown {
+		t.Errorf("a new process, with %d repair rows: %+v", w.repairs(), s)
+	}
+	w.heal()
+	if s := w.healer.Status(); s.State == StateHealthy {
+		t.Errorf("before the drives were compared: %+v", s)
+	}
+	if s := w.check(); s.State != StateHealthy || w.repairs() != 0 {
+		t.Errorf("after a pass, with %d repair rows: %+v", w.repairs(), s)
+	}
+	// A drive that went and came back between two passes takes the proof away, whatever it missed.
+	w.down[1].Store(true)
+	w.put("late", 100<<10)
+	w.settle()
+	w.down[1].Store(false)
+	w.healer.Returned(1)
+	if s := w.healer.Status(); s.State != StateWorking {
+		t.Errorf("a drive came back: %+v", s)
+	}
+	w.heal()
+	w.heal()
+	if s := w.check(); s.State != StateUnknown || w.repairs() != 0 {
+		t.Errorf("after it was brought up, with %d repair rows: %+v", w.repairs(), s)
+	}
 }

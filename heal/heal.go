@@ -140,6 +140,7 @@ type Healer struct {
 	jobs   chan struct{} // asks for a look at the jobs
 	scrub  chan struct{} // asks for a look at the scrubs
 	back   chan struct{} // asks to compare drives that came back
+	asked  atomic.Uint64 // calls of Nudge
 	shards atomic.Int64
 	bytes  atomic.Int64
 	calls  sync.WaitGroup // to drives; Wait waits for them
@@ -148,6 +149,7 @@ type Healer struct {
 	mu       sync.Mutex
 	settings Settings
 	progress Progress
+	read     uint64                       // asked, when the lists were last read
 	backlog  int                          // registers on the lists, as far as they were read
 	retry    map[string]*pause            // registers that wait, by address
 	since    map[erasure.DataID]time.Time // when dead data was first met
@@ -317,7 +319,10 @@ func (h *Healer) Trigger() {
 
 // Nudge asks for a pass soon: a request or a scrub left a repair row. It costs nothing, and may be called as
 // often as one likes: passes are at least a second apart.
-func (h *Healer) Nudge() { h.kick(h.wake) }
+func (h *Healer) Nudge() {
+	h.asked.Add(1)
+	h.kick(h.wake)
+}
 
 // Configure changes the settings. They apply at once, to what runs as well.
 func (h *Healer) Configure(s Settings) {

@@ -38,7 +38,7 @@ func (h *Healer) Pass(ctx context.Context) error {
 	if err := h.c.Buckets.ResumeDeletions(ctx); err != nil && ctx.Err() == nil {
 		h.c.Logger.Info("a deletion of a bucket could not be finished yet", "err", err)
 	}
-	begun := time.Now()
+	begun, asked := time.Now(), h.asked.Load()
 	tasks, err := h.gather(ctx)
 	h.gathering = time.Since(begun)
 	if err != nil {
@@ -50,6 +50,7 @@ func (h *Healer) Pass(ctx context.Context) error {
 	h.mu.Lock()
 	h.progress.Pending = len(tasks)
 	h.progress.Passes++
+	h.read = asked
 	h.mu.Unlock()
 	q := newQueue(tasks)
 	var wg sync.WaitGroup

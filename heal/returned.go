@@ -37,6 +37,7 @@ func (h *Healer) Returned(num uint16) {
 	h.mu.Lock()
 	h.returned.todo[num] = true
 	h.mu.Unlock()
+	h.taint(context.Background(), "a drive was away")
 	h.Trigger()
 	h.kick(h.back)
 }
@@ -78,11 +79,11 @@ func (h *Healer) compareReturned(ctx context.Context) error {
 	l := h.c.Layout()
 	fails := []error{h.join(ctx, l, todo)}
 	for _, num := range todo {
-		d, ok := h.drive(num)
-		if !ok {
-			continue
-		}
 		if _, member := l.Drive(num); member {
+			d, ok := h.drive(num)
+			if !ok {
+				continue
+			}
 			if err := h.compare(ctx, l, d); err != nil {
 				fails = append(fails, err)
 				continue

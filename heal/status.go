@@ -8,7 +8,8 @@ import (
 
 // The states of the store, as far as this process's drives and what heals them know.
 const (
-	// StateHealthy: a complete check verified every register on all drives, and nothing is pending since.
+	// StateHealthy: a complete check verified every register on all drives, and nothing is pending since: this
+	// process has read all lists, and compared the drives that came back.
 	StateHealthy = "healthy"
 	// StateWorking: something is being repaired, rebuilt or checked, and all drives are here.
 	StateWorking = "working"
@@ -149,6 +150,13 @@ func (h *Healer) Status() Status {
 	if s.Backlog > 0 {
 		why("%d records are to be repaired", s.Backlog)
 	}
+	unread := h.progress.Passes == 0 || h.read != h.asked.Load()
+	if unread {
+		why("the lists of what is to be repaired are yet to be read")
+	}
+	if len(h.returned.todo) > 0 {
+		why("drives that came back are yet to be compared with the others")
+	}
 	tainted := c.Tainted
 	if tainted == "" {
 		tainted = h.check.taints
@@ -163,7 +171,7 @@ func (h *Healer) Status() Status {
 		s.State = StateDegraded
 	case len(s.Why) == 0:
 		s.State = StateHealthy
-	case running || s.Backlog > 0:
+	case running || s.Backlog > 0 || len(h.returned.todo) > 0 || h.progress.Passes > 0 && unread:
 		s.State = StateWorking
 	default:
 		s.State = StateUnknown
