@@ -134,12 +134,23 @@ func (h *Healer) parts(ctx context.Context, l *placement.Layout, g placement.Gro
 	return h.bury(ctx, g, epoch, metadata.Address{Kind: metadata.KindUpload, Bucket: a.Bucket, Key: a.Key, Upload: upload})
 }
 
-// bury makes a register's state a tombstone.
+// bury makes a register's state a tombstone. An object's is one only in a bucket that was deleted, and then it has
+// no older versions: the bucket was found empty of them. One that has is left alone.
 func (h *Healer) bury(ctx context.Context, g placement.Group, epoch uint64, a metadata.Address) error {
 	_, err := h.c.Meta.Update(ctx, g, a, metadata.Operation{ID: newOpID(), BucketEpoch: epoch,
 		Apply: func(base *metadata.State, _ []metadata.Version) (*metadata.Change, error) {
-			if base == nil || base.Current == nil {
+			if base == nil || base.Current == nil || base.Older > 0 {
 				return nil, errNothing
+			}
+			if a.Kind == metadata.KindObject {
+				c := &metadata.Change{NextSeq: base.NextSeq}
+				switch v := base.Current; {
+				case v.Manifest != nil:
+					c.Dead = []metadata.DeadData{{Data: *v.Manifest, Manifest: true, Upload: v.Upload}}
+				case v.Data != nil:
+					c.Dead = []metadata.DeadData{{Data: *v.Data}}
+				}
+				return c, nil
 			}
 			// A part's dead list keeps data: it goes empty, so that all of it becomes garbage.
 			c := &metadata.Change{NextSeq: base.NextSeq}

@@ -657,6 +657,45 @@ func TestRowsOfADeletedBucketAreBroughtUpBeforeTheyAreForgotten(t *testing.T) {
 	}
 }
 
+// A write is accepted by one drive alone, which goes away. The bucket is found empty without it, and deleted.
+func TestLoneWriteOfADeletedBucketGoes(t *testing.T) {
+	for _, size := range []int{100, 100 << 10, 700 << 10} {
+		t.Run(fmt.Sprint(size, " bytes"), func(t *testing.T) {
+			w := newWorld(t, object.Unversioned)
+			ctx := context.Background()
+			var others sync.WaitGroup
+			others.Add(1)
+			w.with(lossy{world: w, refuse: map[uint16]bool{1: true, 2: true, 3: true}, others: &others})
+			if _, err := w.store.Put(ctx, "bkt", "k", bytes.NewReader(make([]byte, size)), object.PutOptions{Size: int64(size)}); !errs.Is(err, errs.Unknown) {
+				t.Fatalf("put with one accept: %v", err)
+			}
+			w.with(w)
+			w.down[4].Store(true)
+			w.control.gone = true
+			w.heal()
+			w.down[4].Store(false)
+			for range 6 {
+				w.heal()
+			}
+			if n := w.repairs(); n != 0 {
+				t.Errorf("%d repair rows are left", n)
+			}
+			w.clock.pass(48 * time.Hour)
+			for range 3 { // single chunks are each drive's own to remove: its sweeper's, or as orphans
+				if _, err := w.healer.Orphans(ctx, time.Hour); err != nil {
+					t.Error(err)
+				}
+				w.heal()
+			}
+			for _, d := range w.healer.c.Local() {
+				if rows, err := d.ShardRows(ctx, erasure.DataID{}, 0, 1000); err != nil || len(rows) != 0 {
+					t.Errorf("drive %d has %d shards of a bucket that is gone: %v", d.Num(), len(rows), err)
+				}
+			}
+		})
+	}
+}
+
 // lossy answers for the drives of a world, but takes no decision and cannot verify the shards of one drive.
 type lossy struct {
 	*world

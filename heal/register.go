@@ -38,6 +38,13 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		// The bucket was deleted for good, under a fence that found it empty. What its last objects let go
 		// of may still be on the drives.
 		view, err := h.c.Meta.Read(ctx, g, t.addr, read)
+		if err == nil && view.State != nil && view.State.Current != nil {
+			// A write that too few drives had accepted when the bucket was found empty, and that none of those
+			// drives told of: nobody heard that it succeeded. Nothing else would ever end it.
+			if err = h.bury(ctx, g, ^uint64(0), t.addr); err == nil {
+				view, err = h.c.Meta.Read(ctx, g, t.addr, read)
+			}
+		}
 		if err != nil {
 			return failed, errs.Wrap(op, err)
 		}
