@@ -76,6 +76,7 @@ func TestTheAdminInterface(t *testing.T) {
 		{name: "a drive that an operator took out", path: "drives", change: func(f *fake) {
 			f.paths[1].State, f.paths[1].By, f.paths[1].Why, f.paths[1].Since = node.PathQuarantined, node.ByOperator, "noisy", time.Unix(60, 0)
 		}, status: 200, has: []string{`"state": "quarantined"`, `"quarantined_by": "operator"`, `"reason": "noisy"`, `"since": "1970-01-01T00:01:00Z"`}},
+		{name: "the drives of a store that has lost data", path: "drives", change: func(f *fake) { f.lost = []metadata.Address{{Bucket: 3}} }, status: 200, has: []string{`"doubtful": 1`}},
 		{name: "a spare", path: "drives", status: 200, has: []string{`"state": "empty"`, `"number": null`}},
 		{name: "the drives during a replacement", path: "drives", change: func(f *fake) { f.under = under }, status: 200, has: []string{`"role": "replaced"`, `"phase": "shards"`}},
 		{name: "a member that is at no path", path: "drives", change: func(f *fake) { f.paths = f.paths[:3] }, status: 200, has: []string{"at none of the paths"}},

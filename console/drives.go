@@ -120,7 +120,10 @@ func (h *Handler) redundancy(o heal.Outstanding, gone uint16) Redundancy {
 		incomplete[r.New] = true
 	}
 	here := func(num uint16) bool { return open[num] && num != gone }
-	return judge(h.Layout(), here, func(num uint16) bool { return !incomplete[num] }, o)
+	r := judge(h.Layout(), here, func(num uint16) bool { return !incomplete[num] }, o)
+	lost, _ := h.Healer.Lost()
+	r.Doubtful = max(r.Doubtful, len(lost))
+	return r
 }
 
 // serves reports whether a drive is open and was not given up.
