@@ -82,6 +82,8 @@ type voter struct {
 	store *storage
 	copy  *copyOf // on the same drive: tells this stay of the drive from a later one
 	ended chan struct{}
+
+	handed uint64 // the term in which it was to hand over its leadership, guarded by Control.membership
 }
 
 // settled waits for what was asked of a leader, or for its end: raft forgets what was committed, and not yet

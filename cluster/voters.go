@@ -123,17 +123,36 @@ func (k *Control) moveVoter(bad func(num uint16) bool) (done bool, err error) {
 		return false, k.addVoter(leader, add)
 	case remove == "":
 		return true, nil
-	case remove == leader.id:
-		// Whoever leads next removes it.
-		i := slices.IndexFunc(servers, func(id raft.ServerID) bool { return !bad(driveOf(id)) })
-		return false, leader.raft.LeadershipTransferToServer(servers[i], raft.ServerAddress(servers[i])).Error()
+	case remove == leader.id && len(servers) == 2:
+		return false, k.handOver(leader, servers)
 	}
+	// A leader of three that removes itself steps down once that is committed without it.
 	if err := leader.settled(leader.raft.RemoveServer(remove, 0, k.c.ChangeTimeout)); err != nil {
 		return false, err
 	}
 	k.log.Info("a voter has left its drive", "drive", driveOf(remove), "voter", string(remove))
 	k.stopVoter(driveOf(remove), nil)
 	return false, nil
+}
+
+// handOver lets the other of two voters lead, which then removes this one: a leader of two that removed
+// itself and crashed would leave a log that is newer than the other's, and vote for nobody. It is tried
+// once in a term, and only if the other is level: raft refuses every change for ever when a second
+// attempt in a term is cut short.
+func (k *Control) handOver(leader *voter, servers []raft.ServerID) error {
+	to := servers[0]
+	if to == leader.id {
+		to = servers[1]
+	}
+	k.mu.Lock()
+	other := k.voters[driveOf(to)]
+	k.mu.Unlock()
+	term := leader.raft.CurrentTerm()
+	if other == nil || other.id != to || other.raft.LastIndex() < leader.raft.LastIndex() || leader.handed == term {
+		return errs.E("cluster.handOver", errs.Unavailable, "the other voter cannot lead yet")
+	}
+	leader.handed = term
+	return leader.settled(leader.raft.LeadershipTransferToServer(to, raft.ServerAddress(to)))
 }
 
 // addVoter starts a voter on a drive that has none, and makes it a member. One that an earlier attempt
