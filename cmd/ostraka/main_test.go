@@ -44,7 +44,7 @@ func TestWrongCommandLinesEndWithTwoAndAReason(t *testing.T) {
 		{"an endpoint that is no URL", []string{"admin", "status", "--endpoint", "localhost:9000"}, nil, 2, "URL"},
 		{"a server that is not there", []string{"admin", "status", "--endpoint", "http://127.0.0.1:1"}, []string{"OSTRAKA_ACCESS_KEY=abc", "OSTRAKA_SECRET_KEY=12345678"}, 1, "does not answer"},
 		{"a size that is none", []string{"bench", "--sizes", "big"}, []string{"OSTRAKA_ACCESS_KEY=abc", "OSTRAKA_SECRET_KEY=12345678"}, 2, "big"},
-		{"keys of a directory that has none", []string{"admin", "keys", t.TempDir()}, nil, 1, rootkeys.FileName},
+		{"keys of a directory that has none", []string{"admin", "keys", t.TempDir()}, nil, 2, rootkeys.FileName},
 	} {
 		code, stdout, stderr := command(t, c.env, c.args...)
 		if code != c.code || !strings.Contains(stderr, c.says) || stdout != "" {
