@@ -155,6 +155,12 @@ func TestTheAdminInterface(t *testing.T) {
 		{name: "reopen what is no drive", method: "POST", path: "drives/reopen", body: `{"path":"/etc"}`, status: 404},
 		{name: "reopen by GET", path: "drives/reopen", status: 404},
 
+		{name: "recover", method: "POST", path: "recover", status: 200, has: []string{`"generation": 1`, `"dry_run": false`, `"away": []`}, did: []string{"recover"}},
+		{name: "recover in thought", method: "POST", path: "recover", body: `{"dry_run":true}`, status: 200, has: []string{`"dry_run": true`, `"here": false`}},
+		{name: "recover what has a leader", method: "POST", path: "recover", change: func(f *fake) { f.fails = errs.E("x", errs.Precondition, "a leader") }, status: 412, has: []string{"a leader"}, did: []string{"recover"}},
+		{name: "recover by somebody else", method: "POST", path: "recover", change: func(f *fake) { f.id.Root = false }, status: 403},
+		{name: "recover by GET", path: "recover", status: 404},
+
 		{name: "healing", path: "heal", change: func(f *fake) { f.heal = status }, status: 200, has: []string{`"state": "working"`, "drive 2 is away", `"kind": "rebuild"`,
 			`"path": "/d1"`, `"remaining_seconds": 90`, `"bytes_per_second": 0`, `"verified": null`}},
 		{name: "data that is lost", path: "heal", change: func(f *fake) { f.lost = []metadata.Address{{Bucket: 3, Key: []byte("boat.jpg")}} }, status: 200, has: []string{`"bucket_id": 3`, `"key": "boat.jpg"`, `"more_lost": true`}},
@@ -337,10 +343,17 @@ func (f *fake) Quarantine(_ context.Context, num uint16, why string) error {
 	return f.fails
 }
 func (f *fake) Release(_ context.Context, num uint16) error { f.note("release", num); return f.fails }
-func (f *fake) StartCheck()                                 { f.note("check all") }
-func (f *fake) StartScrub(num uint16)                       { f.note("scrub", num) }
-func (f *fake) Scrubs() []heal.ScrubStatus                  { return f.scrubs }
-func (f *fake) Settings() heal.Settings                     { return f.settings }
+func (f *fake) PlanRecovery(context.Context) (Recovery, error) {
+	return Recovery{Generation: 1, Former: []Voter{{Drive: 2}}, Drives: []uint16{1}}, f.fails
+}
+func (f *fake) Recover(ctx context.Context) (Recovery, error) {
+	f.note("recover")
+	return f.PlanRecovery(ctx)
+}
+func (f *fake) StartCheck()                { f.note("check all") }
+func (f *fake) StartScrub(num uint16)      { f.note("scrub", num) }
+func (f *fake) Scrubs() []heal.ScrubStatus { return f.scrubs }
+func (f *fake) Settings() heal.Settings    { return f.settings }
 func (f *fake) SetSettings(_ context.Context, s heal.Settings) error {
 	f.note("tune", s)
 	return f.fails

@@ -10,6 +10,7 @@
 //	POST /-/admin/v1/drives/replace                 put a new drive in the place of one
 //	POST /-/admin/v1/drives/quarantine, release     take a drive out of service, and back
 //	POST /-/admin/v1/drives/reopen                  take a drive that had a fault back into service
+//	POST /-/admin/v1/recover                        begin the control plane anew, without lost voters
 //	GET  /-/admin/v1/heal                           what healing knows and does
 //	POST /-/admin/v1/heal/start, pause, resume, settings
 //	GET  /-/admin/v1/scrub                          how far the scrub of each drive is
@@ -137,7 +138,7 @@ func New(c Config) *Handler {
 	h.mux.HandleFunc("GET /-/admin/v1/usage", h.admin(func(r *http.Request, _ *auth.Request) (any, error) { return h.usage(r) }))
 	for path, do := range map[string]func(*http.Request, *auth.Request) (any, error){
 		"drives/replace": change(h.replace), "drives/quarantine": change(h.quarantine), "drives/release": change(h.release),
-		"drives/reopen": change(h.reopen), "heal/start": change(h.startCheck), "heal/pause": change(h.pauseHeal),
+		"drives/reopen": change(h.reopen), "recover": change(h.recover), "heal/start": change(h.startCheck), "heal/pause": change(h.pauseHeal),
 		"heal/resume": change(h.resumeHeal), "heal/settings": change(h.setHeal), "scrub/start": change(h.startScrub),
 		"scrub/settings": change(h.setScrub), "object/verify": change(h.verifyObject),
 	} {

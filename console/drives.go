@@ -43,6 +43,11 @@ type Operator interface {
 	// Quarantine takes a drive out of service until Release, over restarts too.
 	Quarantine(ctx context.Context, num uint16, why string) error
 	Release(ctx context.Context, num uint16) error
+	// PlanRecovery says what Recover would do, and fails as it would. Nothing is changed.
+	PlanRecovery(ctx context.Context) (Recovery, error)
+	// Recover begins the control plane anew, on drives that are here. While there is a majority of its
+	// voters the error is of kind Precondition.
+	Recover(ctx context.Context) (Recovery, error)
 }
 
 // DriveList is the answer of GET /-/admin/v1/drives.

@@ -57,6 +57,8 @@ type replacer interface {
 	State() *cluster.State
 	BeginReplace(ctx context.Context, old uint16, d placement.Drive, path string) (cluster.Replacement, error)
 	DriveLost(num uint16)
+	PlanRecovery() (cluster.Recovery, error)
+	Recover(ctx context.Context) (cluster.Recovery, error)
 }
 
 const (
@@ -258,13 +260,16 @@ func (o *operator) gone(path string) bool {
 // Replace implements console.Operator.
 func (o *operator) Replace(ctx context.Context, old uint16, path string) (console.Replacement, error) {
 	var r cluster.Replacement
+	if err := o.withoutMajority(nil); err != nil {
+		return console.Replacement{}, err
+	}
 	id := disk.NewID() // the same in each try: then it is begun once
 	err := persist(ctx, func() (err error) {
 		r, err = o.control.BeginReplace(ctx, old, placement.Drive{ID: id}, path) // the commit point
 		return err
 	})
 	if err != nil {
-		return console.Replacement{}, err
+		return console.Replacement{}, o.withoutMajority(err)
 	}
 	o.log.Warn("a drive is replaced", "replacement", r.ID, "old", r.Old, "new", r.New, "path", r.Path)
 	// The next prepare that begins knows of it.
