@@ -432,12 +432,14 @@ func (m *opImage) checkLive(t *testing.T, where string, d *Drive, r *opRequest, 
 	if r.empty {
 		return
 	}
+	// What runs in the background may meet the fault only now: then the drive says so.
+	out := func(err error) bool { return errs.Is(err, errs.Drive) && d.Fault() != nil }
 	for _, b := range []body{m.file, m.row} {
-		if err := b.check(d); err != nil {
+		if err := b.check(d); err != nil && !out(err) {
 			t.Errorf("%s: the drive goes on, and a shard of before: %v", where, err)
 		}
 	}
-	if err := newBody(rand.New(rand.NewPCG(1, 1)), 5000, false).put(d); err != nil {
+	if err := newBody(rand.New(rand.NewPCG(1, 1)), 5000, false).put(d); err != nil && !out(err) {
 		t.Errorf("%s: the drive goes on, and takes no shard: %v", where, err)
 	}
 }

@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,8 +16,9 @@ import (
 
 func TestSealReplacesADamagedInlineRowOnly(t *testing.T) {
 	o := testOptions()
-	now := time.Unix(1_800_000_000, 0)
-	o.Now = func() time.Time { return now }
+	sealed := time.Unix(1_800_000_000, 0)
+	var later atomic.Int64 // the drive may look at the clock after it has answered
+	o.Now = func() time.Time { return sealed.Add(time.Duration(later.Load())) }
 	d := makeDrive(t, vfs.NewMem(), o)
 	b := newBody(rand.New(rand.NewPCG(1, 2)), 300, true)
 	rows, err := erasure.EncodeInline(one, b.data.ID, b.bytes)
@@ -28,8 +30,7 @@ func TestSealReplacesADamagedInlineRowOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A row that is right stays as it is.
-	sealed := now
-	now = now.Add(time.Hour)
+	later.Store(int64(time.Hour))
 	if err := d.SealShard(bg, testAddr, seal); err != nil {
 		t.Fatal(err)
 	}

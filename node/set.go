@@ -173,11 +173,14 @@ func (s *Set) open(ctx context.Context) error {
 		sl.check <- struct{}{}
 		err := s.openSlot(ctx, sl)
 		<-sl.check
-		if err != nil {
+		switch {
+		case err == nil:
+			any = true
+		case disk.StatusOf(err) == disk.Empty: // nothing is wrong if it is a spare
+			s.log.Warn("directory is empty: a spare for a replacement, or its disk is not mounted", "path", sl.path)
+		default:
 			s.log.Error("drive is not used", "path", sl.path, "cause", err)
-			continue
 		}
-		any = true
 	}
 	if !any {
 		list := []error{errNothing}
