@@ -638,6 +638,54 @@ func TestGarbageGoesAfterItsGrace(t *testing.T) {
 	}
 }
 
+// What an upload names is not the drive's to remove, and a clock that jumps ahead makes nobody forget it.
+func TestDeadManifestIsLeftToRepair(t *testing.T) {
+	for _, jump := range []time.Duration{61 * time.Second, 24 * time.Hour} {
+		t.Run(jump.String(), func(t *testing.T) {
+			clock := newClock()
+			o := testOptions()
+			o.Now = clock.Now
+			d := makeDrive(t, vfs.NewMem(), o)
+			manifest := newBody(newRand(t), 300, true)
+			if err := manifest.put(d); err != nil {
+				t.Fatal(err)
+			}
+			first := metadata.Ballot{Counter: uint64(clock.Now().UnixMicro()), Proposer: 1}
+			second := metadata.Ballot{Counter: first.Counter + 1, Proposer: 1}
+			upload := metadata.UploadID{7}
+			states := []metadata.State{
+				{ID: first, NextSeq: 2, Current: &metadata.Version{Kind: metadata.VersionObject, Seq: 1, Upload: upload, Manifest: &manifest.data}},
+				{ID: second, Prev: first, Index: 1, NextSeq: 2, Dead: []metadata.DeadData{{Data: manifest.data, Manifest: true, Upload: upload}}},
+			}
+			for _, st := range states {
+				h := metadata.Header{Epoch: 1}
+				if r, err := d.Prepare(bg, &metadata.PrepareRequest{Header: h, Address: testAddr, Ballot: st.ID}); err != nil || !r.Promised {
+					t.Fatalf("prepare: %+v, %v", r, err)
+				}
+				if r, err := d.Accept(bg, &metadata.AcceptRequest{Header: h, Address: testAddr, Ballot: st.ID, State: st}); err != nil || !r.Accepted {
+					t.Fatalf("accept: %+v, %v", r, err)
+				}
+				if err := d.Decide(bg, []metadata.Decision{{Header: h, Address: testAddr, Ballot: st.ID, Settled: true}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			clock.Add(jump)
+			if err := d.collect(bg); err != nil {
+				t.Fatal(err)
+			}
+			if err := manifest.check(d); err != nil {
+				t.Errorf("the manifest, which the upload still names: %v", err)
+			}
+			if rows, err := d.Garbage(bg, clock.Now().Add(time.Hour), 10); err != nil || len(rows) != 0 {
+				t.Errorf("garbage left: %+v, %v", rows, err)
+			}
+			if list, err := d.Repairs(bg, nil, 10); err != nil || len(list) != 1 || string(list[0].Address.Key) != string(testAddr.Key) {
+				t.Errorf("repair rows: %+v, %v", list, err)
+			}
+		})
+	}
+}
+
 func TestOnDiskOfTheOperatingSystem(t *testing.T) {
 	for _, buffered := range []bool{false, true} {
 		t.Run(map[bool]string{false: "direct", true: "buffered"}[buffered], func(t *testing.T) {

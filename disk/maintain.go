@@ -95,8 +95,9 @@ const (
 	garbageTries = 10
 )
 
-// collect removes the shards here of garbage whose grace has passed. Of data with more chunks, these
-// are the ones that this drive happens to hold; the others are repair's to remove.
+// collect removes the shards here of garbage whose grace has passed. What has shards or parts beyond this
+// drive is repair's to end: a repair row of its register takes the place of the row, whatever the clock says
+// of its age, since the register's dead list announces nothing again.
 func (d *Drive) collect(ctx context.Context) error {
 	now := d.o.Now()
 	for {
@@ -110,10 +111,17 @@ func (d *Drive) collect(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			// What has shards or parts beyond this drive is repair's to end: its row stays until repair
-			// takes it over.
 			wide := g.Dead.Manifest || g.Dead.Data.Chunks() > 1
-			if gone && !wide || now.Sub(time.Unix(0, g.At)) > garbageTries*d.o.Grace {
+			switch {
+			case wide && g.Address.Kind != metadata.KindPart:
+				err := d.AddRepair(ctx, metadata.RepairRow{Address: g.Address, Partition: g.Partition, Positions: []uint8{0}})
+				if err != nil {
+					return err
+				}
+				done = append(done, g)
+			case gone && !wide || now.Sub(time.Unix(0, g.At)) > garbageTries*d.o.Grace:
+				// A part's register lists nothing as dead once it is gone: the row waits for repair as long as
+				// it may, and what is left is an orphan.
 				done = append(done, g)
 			}
 		}
@@ -126,8 +134,12 @@ func (d *Drive) collect(ctx context.Context) error {
 	}
 }
 
-// collectData removes all shards here of one dead body; gone is false when one had to stay.
+// collectData removes all shards here of one dead body; gone is false when one had to stay. A manifest
+// stays: its upload names it until repair has ended that.
 func (d *Drive) collectData(ctx context.Context, g *metadata.GarbageRow) (gone bool, err error) {
+	if g.Dead.Manifest {
+		return false, nil
+	}
 	id := g.Dead.Data.ID
 	chunks, err := d.chunksOf(id)
 	if err != nil {
