@@ -2,6 +2,7 @@ package heal
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/ostraka/ostraka/metadata"
@@ -146,7 +147,19 @@ func (h *Healer) dropSlices(ctx context.Context, l *placement.Layout) error {
 	return nil
 }
 
-// findTombs looks for tombstones among the rows of a drive.
+// hintLeft takes note of what a register's state leaves to be done: a tombstone that may be dropped, and dead
+// data that no drive ends alone. The latter is on the lists from the first; but what a drive lost of those, nothing
+// else names again.
+func (h *Healer) hintLeft(a *metadata.Address, st *metadata.State) {
+	if st.Current == nil && st.Older == 0 {
+		h.hintTomb(a)
+	}
+	if !(a.Kind == metadata.KindPart && st.Current != nil) && slices.ContainsFunc(st.Dead, func(d metadata.DeadData) bool { return wide(&d) }) {
+		h.note(*a)
+	}
+}
+
+// findTombs looks for tombstones, and for forgotten dead data, among the rows of a drive.
 func (h *Healer) findTombs(ctx context.Context, d node.Drive, only []uint16) error {
 	var after *metadata.Address
 	for {
@@ -155,8 +168,8 @@ func (h *Healer) findTombs(ctx context.Context, d node.Drive, only []uint16) err
 			return err
 		}
 		for i := range r.Rows {
-			if w := r.Rows[i].Row; w != nil && w.State.Current == nil && w.State.Older == 0 {
-				h.hintTomb(&r.Rows[i].Address)
+			if w := r.Rows[i].Row; w != nil {
+				h.hintLeft(&r.Rows[i].Address, &w.State)
 			}
 		}
 		if !r.More {

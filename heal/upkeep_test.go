@@ -1,6 +1,7 @@
 package heal
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"testing"
@@ -117,6 +118,75 @@ func TestTombstonesThatWereForgottenAreFoundOnceADay(t *testing.T) {
 	if n := w.heads(); n != 0 {
 		t.Errorf("%d heads are left: %+v", n, w.healer.Progress())
 	}
+}
+
+func TestDeadManifestThatWasForgottenIsFoundOnceADay(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	ctx := context.Background()
+	up, err := w.store.CreateUpload(ctx, "bkt", "k", object.UploadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := w.store.PutPart(ctx, "bkt", "k", up.UploadID, 1, bytes.NewReader(make([]byte, 100)), object.PartOptions{Size: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := []object.CompletedPart{{Number: 1, ETag: part.ETag}}
+	if _, err := w.store.CompleteUpload(ctx, "bkt", "k", up.UploadID, list, object.CompleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.heal()
+	w.put("k", 100)
+	w.settle()
+	for _, d := range w.healer.c.Local() { // the lists are lost
+		garbage, err := d.Garbage(ctx, w.clock.now().Add(time.Hour), 100)
+		if err == nil && len(garbage) == 0 {
+			t.Errorf("drive %d has no garbage to forget", d.Num())
+		}
+		if err == nil {
+			err = d.ClearGarbage(ctx, garbage)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := func() (n int) { // rows of the upload and its part that are no tombstones, and entries of the dead list
+		t.Helper()
+		for _, d := range w.healer.c.Local() {
+			r, err := d.Rows(ctx, &metadata.RowsRequest{Limit: 1000})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, row := range r.Rows {
+				if row.Address.Kind != metadata.KindObject && row.Row.State.Current != nil {
+					n++
+				}
+				n += len(row.Row.State.Dead)
+			}
+		}
+		return n
+	}
+	w.heal()
+	w.upkeep()
+	w.clock.pass(time.Hour)
+	w.upkeep()
+	if n := left(); n != 3*4 {
+		t.Fatalf("%d leftovers before the day is over, not 3 on each of 4 drives", n)
+	}
+	w.clock.pass(24 * time.Hour)
+	w.upkeep() // finds
+	w.upkeep() // lists
+	for range 4 {
+		w.heal()
+		w.upkeep()
+	}
+	if n := left(); n != 0 {
+		t.Errorf("%d leftovers: %+v", n, w.healer.Progress())
+	}
+	if n := w.repairs(); n != 0 {
+		t.Errorf("%d repair rows are left: %+v", n, w.healer.Progress())
+	}
+	w.whole("k")
 }
 
 // orphan seals what a writer that died before its Accept left behind: chunk 0, and a later one.
