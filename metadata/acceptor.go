@@ -97,6 +97,7 @@ type mutations struct {
 	lastWriteWins  bool // an accept overwrites whatever is older, and promises are ignored
 	blindDelta     bool // a delta is applied to whatever is there
 	wedgeTooFew    bool // a change of membership wedges n−W+1 members, where reads need more
+	noAborting     bool // an abort calls a completion off before the upload says so
 	noFloorTravels bool // a new epoch begins without a floor
 	noReballot     bool // what is undecided keeps its ballot in a new epoch
 	noLevel        bool // a member of the image may hold what is decided under a lower ballot than the image

@@ -142,7 +142,7 @@ func (c *proc) endUploads(i int, then func(ok bool)) {
 		switch {
 		case !f.ok:
 			then(false)
-		case statusOf(f.st) == UploadOpen, statusOf(f.st) == UploadCompleting:
+		case statusOf(f.st) == UploadOpen, isCompleting(f.st):
 			// Ended first, so that nobody completes it with parts that are gone, if the bucket reopens.
 			c.abort(u, f.st, func(ended bool) {
 				if !ended {

@@ -63,6 +63,28 @@ func (s *sim) holds(i int, reg *register, b Ballot) {
 	}
 }
 
+// chained looks, once W members accepted b, whether its state follows from what was chosen before.
+func (s *sim) chained(reg *register, b Ballot) {
+	if !reg.chain.Less(b) || bits.OnesCount32(reg.accepts[b]) < s.cfg.q.W {
+		return
+	}
+	old, st := reg.states[reg.chain], reg.states[b]
+	reg.chain = b
+	if old == nil || st == nil || droppable(old) || s.mut.lastWriteWins {
+		return
+	}
+	for id := st.ID; id != old.ID; {
+		at := reg.states[id]
+		if at == nil {
+			return // proposed before this register was looked at
+		}
+		if id = at.Prev; id.IsZero() {
+			s.fail("%s: what was chosen at %v does not follow from what was at %v", reg.addr.Key, b, old.ID)
+			return
+		}
+	}
+}
+
 func (s *sim) checkAll() {
 	for _, reg := range s.regs {
 		s.check(reg)
@@ -91,7 +113,7 @@ func (s *sim) check(reg *register) {
 			s.checkData(reg, &st.Dead[i].Data)
 		}
 	case KindUpload:
-		if st.Current != nil && st.Current.Status == UploadCompleting {
+		if isCompleting(st) {
 			s.checkVersion(reg, st.Current.Completed)
 		}
 	}
@@ -130,7 +152,7 @@ func (s *sim) heal() {
 	s.msgs, s.slow = nil, nil
 	s.recover()
 	s.now += 10 * simDay // above every promise
-	s.with.skew = false
+	s.with.skew, s.with.away = false, false
 	if s.settleSwaps(); s.err != "" {
 		return
 	}

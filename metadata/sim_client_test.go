@@ -27,6 +27,7 @@ type register struct {
 	states  map[Ballot]*State     // by ballot
 	stacks  map[Ballot][]*Version // by state id: all versions, newest first
 	chosen  Ballot
+	chain   Ballot // the highest that W members accepted
 }
 
 func (s *sim) register(a Address, part int) *register {
@@ -79,6 +80,7 @@ type proc struct {
 	background bool
 	paused     bool
 	done       bool
+	deaf       uint32 // drives that it does not reach
 
 	stage int    // bumped so that late replies are recognized
 	tick  int    // since the stage began
@@ -150,7 +152,7 @@ type out struct {
 
 func (s *sim) newProc(kind opKind, reg *register) *proc {
 	s.clock++
-	c := &proc{s: s, kind: kind, reg: reg, call: s.clock, skew: s.skew(), layout: slices.Clone(s.layout), epoch: s.bucket.epoch}
+	c := &proc{s: s, kind: kind, reg: reg, call: s.clock, skew: s.skew(), layout: slices.Clone(s.layout), epoch: s.bucket.epoch, deaf: s.deafness(kind)}
 	if s.bucket.deleting {
 		c.epoch-- // its copy of the control plane is old: it would refuse otherwise
 	}
@@ -225,7 +227,10 @@ func (c *proc) wait(late func()) int {
 	return c.stage
 }
 
-func (c *proc) timeout() { c.late() }
+func (c *proc) timeout() {
+	c.deaf = c.s.deafness(c.kind)
+	c.late()
+}
 
 // on says whether a reply to a stage is still of interest.
 func (c *proc) on(stage int) bool { return !c.done && c.stage == stage }
@@ -292,6 +297,7 @@ func (c *proc) accept(pos int, m *AcceptRequest) {
 		r, err := a.Accept(context.Background(), simCarry(s, m))
 		if err == nil && r.Accepted {
 			s.holds(drive, reg, m.Ballot)
+			s.chained(reg, m.Ballot)
 		}
 		return r, err
 	}, func(r *AcceptReply, err error) {

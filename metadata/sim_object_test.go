@@ -40,6 +40,9 @@ func (s *sim) startAny() {
 	if s.with.swap {
 		kinds = append(kinds, opSwap, opSwap, opSwap)
 	}
+	if s.with.away {
+		kinds = append(kinds, opGC, opInm, opGC, opInm)
+	}
 	kind := kinds[rng.IntN(len(kinds))]
 	if s.with.wide && kind == opDrop && rng.IntN(2) == 0 {
 		kind = opRemains

@@ -161,6 +161,11 @@ func (m *mover) wedge(floor Ballot) {
 			m.fences[f.Bucket] = max(m.fences[f.Bucket], f.Epoch)
 		}
 		switch {
+		case len(r.Begun) > 0 && floor.IsZero():
+			m.sw.began()
+			if len(r.Refused) == 0 {
+				m.sw.here(seat)
+			}
 		case len(r.Refused) > 0:
 		case floor.IsZero():
 			m.sw.here(seat)
@@ -181,6 +186,7 @@ func (m *mover) wedge(floor Ballot) {
 				m.quit()
 				return
 			}
+			m.newcomerDies()
 			m.s.uniq++
 			m.wedge(Ballot{m.hint.Counter + 1, m.s.uniq})
 		case again && m.hint.Counter < MaxCounter:
@@ -194,9 +200,17 @@ func (m *mover) wedge(floor Ballot) {
 		case !m.sw.wedged():
 			m.quit()
 		default:
+			m.newcomerDies()
 			m.carry(0)
 		}
 	})
+}
+
+// newcomerDies lets the newcomer fail, sometimes; it comes back like others.
+func (m *mover) newcomerDies() {
+	if s := m.s; s.with.away && s.rng.IntN(6) == 0 && s.drives[m.t.new].acc != nil {
+		s.crash(int(m.t.new))
+	}
 }
 
 func (m *mover) heldSeat(seat int) bool { return m.sw.held[seat] }
@@ -300,6 +314,7 @@ func (m *mover) transfer(reg *register, row TransferRow, from int, need []int, t
 // install begins the next epoch, and publishes it.
 func (m *mover) install() {
 	s := m.s
+	m.newcomerDies()
 	fences := m.fenceList()
 	m.each("install epoch", m.sw.begins, func(_ int, a *Acceptor) error {
 		return a.InstallEpoch(context.Background(), &InstallEpochRequest{Transition: m.t.id, Term: m.term, Partitions: []uint32{uint32(m.part)},
@@ -325,6 +340,7 @@ func (m *mover) install() {
 		next.Epoch++
 		s.layout[m.part] = next
 		s.moved++
+		s.quorums(m.part)
 		s.tr("partition %d is in epoch %d: %v", m.part, next.Epoch, next.Drives)
 		m.move()
 	})
@@ -383,13 +399,57 @@ func (c *proc) startJoin(part int) {
 		for seat, drive := range m.group {
 			if heard>>seat&1 > 0 && installed>>seat&1 == 0 {
 				simSend(c, drive, "join", func(a *Acceptor) (struct{}, error) {
-					return struct{}{}, a.InstallEpoch(context.Background(), &InstallEpochRequest{Partitions: []uint32{uint32(m.part)}, Epochs: []uint64{m.epoch},
+					err := a.InstallEpoch(context.Background(), &InstallEpochRequest{Partitions: []uint32{uint32(m.part)}, Epochs: []uint64{m.epoch},
 						Floors: []Ballot{m.floor}, Fences: fences})
+					if err == nil {
+						s.quorums(m.part)
+					}
+					return struct{}{}, err
 				}, nil)
 			}
 		}
 		m.quit()
 	})
+}
+
+// quorums looks, of each register, at every quorum of members that serve the partition: what a Prepare would
+// take as base must be what W members accepted last, or something that was proposed after it.
+func (s *sim) quorums(part int) {
+	g := s.layout[part]
+	var serve []*Acceptor
+	for _, d := range g.Drives {
+		if a := s.drives[d].acc; a != nil && a.epochRow(uint32(part)).serves(g.Epoch) {
+			serve = append(serve, a)
+		}
+	}
+	for _, reg := range s.regs {
+		last := reg.states[reg.chain]
+		if reg.part != part || last == nil {
+			continue
+		}
+		rows := make([]*Row, len(serve))
+		for i, a := range serve {
+			var err error
+			if rows[i], err = a.row(headKey(&reg.addr)); err != nil {
+				s.fail("quorums: %v", err)
+			}
+		}
+		for set := range uint(1) << len(serve) {
+			if bits.OnesCount(set) != s.cfg.q.W {
+				continue
+			}
+			var top *Row
+			for i, r := range rows {
+				if set>>i&1 > 0 && r != nil && (top == nil || top.Ballot.Less(r.Ballot)) {
+					top = r
+				}
+			}
+			if top == nil && !droppable(last) || top != nil && top.State.ID != last.ID && !reg.chain.Less(top.State.ID) {
+				s.fail("%s: after %v was accepted by W under %v, a quorum of epoch %d has %+v on top", reg.addr.Key, last.ID, reg.chain, g.Epoch, top)
+				return
+			}
+		}
+	}
 }
 
 // settleSwaps ends, over perfect messages, what was begun, and makes members of those that were away.

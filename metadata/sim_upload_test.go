@@ -239,7 +239,7 @@ func (c *proc) partAfter(i int, b *body, f simRead) {
 	}
 	done := func(bool) { c.end(resDrop, "") }
 	switch statusOf(f.st) {
-	case UploadCompleting:
+	case UploadCompleting, UploadAborting:
 		c.end(resDrop, "")
 	case UploadCompleted:
 		c.clearRest(f.st, done)
@@ -449,6 +449,9 @@ func (c *proc) complete(st *State) {
 	case UploadCompleted:
 		c.completed(st.Current.Completed)
 		return
+	case UploadAborting:
+		c.whatBecame()
+		return
 	case UploadCompleting:
 	default:
 		c.end(resDrop, "")
@@ -525,6 +528,11 @@ func (c *proc) completed(v *Version) {
 	})
 }
 
+// isCompleting says whether the completion of an upload may have been applied without a mark of it.
+func isCompleting(st *State) bool {
+	return statusOf(st) == UploadCompleting || statusOf(st) == UploadAborting
+}
+
 func holdsUpload(st *State, u *upload) bool {
 	return st != nil && st.Current != nil && st.Current.Upload == u.id
 }
@@ -552,7 +560,7 @@ func (c *proc) whatBecame() {
 		switch statusOf(f.st) {
 		case UploadCompleted:
 			c.completed(f.st.Current.Completed)
-		case UploadCompleting:
+		case UploadCompleting, UploadAborting:
 			c.findVersion(u, func(v *Version, ok bool) {
 				if v == nil {
 					c.end(resDrop, "")
@@ -595,7 +603,7 @@ func (c *proc) findVersion(u *upload, then func(v *Version, ok bool)) {
 // markCompleted moves an upload from completing to completed.
 func (c *proc) markCompleted(u *upload, v *Version, then func(ok bool)) {
 	c.update(u.reg, c.newOp(func(base *State) (*Change, error) {
-		if statusOf(base) != UploadCompleting {
+		if !isCompleting(base) {
 			return nil, errNothing
 		}
 		ch := keepState(base)
@@ -618,7 +626,7 @@ func (c *proc) ensureCompleted(u *upload, then func(ok bool)) {
 		then(ok)
 	}
 	c.read(u.reg, func(f simRead) {
-		if !f.ok || statusOf(f.st) != UploadCompleting {
+		if !f.ok || !isCompleting(f.st) {
 			ready(f.ok)
 			return
 		}
@@ -643,35 +651,59 @@ func (c *proc) startAbort(st *State) {
 	})
 }
 
-// abort moves an upload to aborted. One that is completing is called off first, by spending its operation.
-// ended is false when that could not be, or it is completed.
+// setStatus moves an upload on.
+func (c *proc) setStatus(u *upload, from, to UploadStatus, then func(ok bool)) {
+	c.update(u.reg, c.newOp(func(base *State) (*Change, error) {
+		if statusOf(base) != from {
+			return nil, errNothing
+		}
+		ch := keepState(base)
+		next := *base.Current
+		next.Status = to
+		ch.Current = &next
+		return ch, nil
+	}), func(p *proposer) { then(p.err == nil) })
+}
+
+// abort moves an upload to aborted. One that is completing is aborting first, and then called off by spending
+// its operation. ended is false when that could not be, or it is completed.
 func (c *proc) abort(u *upload, st *State, then func(ended bool)) {
-	from := statusOf(st)
-	abort := func() {
-		c.update(u.reg, c.newOp(func(base *State) (*Change, error) {
-			if statusOf(base) != from || from > UploadCompleting || from == 0 {
-				return nil, errNothing
-			}
-			ch := keepState(base)
-			next := *base.Current
-			next.Status = UploadAborted
-			ch.Current = &next
-			return ch, nil
-		}), func(p *proposer) {
-			if p.err == nil {
+	abort := func(from UploadStatus) {
+		c.setStatus(u, from, UploadAborted, func(ok bool) {
+			if ok {
 				c.s.tr("op%d has aborted op%d", c.op, u.op)
 				u.aborted = true
 				if u.ret != 0 {
 					c.s.fail("upload %d was aborted although it was completed", u.op)
 				}
 			}
-			then(p.err == nil)
+			then(ok)
 		})
 	}
-	if from != UploadCompleting {
-		abort()
-		return
+	switch statusOf(st) {
+	case UploadOpen:
+		abort(UploadOpen)
+	case UploadCompleting:
+		if c.s.mut.noAborting {
+			c.callOff(u, then, func() { abort(UploadCompleting) })
+			return
+		}
+		c.setStatus(u, UploadCompleting, UploadAborting, func(ok bool) {
+			if !ok {
+				then(false)
+				return
+			}
+			c.callOff(u, then, func() { abort(UploadAborting) })
+		})
+	case UploadAborting:
+		c.callOff(u, then, func() { abort(UploadAborting) })
+	default:
+		then(false)
 	}
+}
+
+// callOff spends the operation of an upload's completion, and calls abort if it was not applied.
+func (c *proc) callOff(u *upload, then func(ended bool), abort func()) {
 	c.update(u.object, &Operation{ID: u.completionOp(), Apply: func(base *State, _ []Version) (*Change, error) {
 		if holdsUpload(base, u) {
 			return nil, errNothing

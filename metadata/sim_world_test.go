@@ -61,6 +61,7 @@ type simDrive struct {
 	shards *simShards
 	acc    *Acceptor // nil: down
 	gone   bool      // for good
+	cut    bool      // nobody reaches it
 	skew   uint64    // of its clock, modulo 2^64
 }
 
@@ -81,6 +82,7 @@ type features struct {
 	skew    bool // clocks differ by a day, and jump
 	pause   bool // gateways stand still for days
 	swap    bool // drives take the place of others
+	away    bool // besides, members are cut off for long, newcomers die in mid-swap, and writes end early
 	tombs   bool // one key that comes and goes; doubles come very late, and gateways stand still in between
 }
 
@@ -139,9 +141,19 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	}
 	s.with = features{wide: rng.IntN(4) == 0, uploads: rng.IntN(4) == 0, bucket: rng.IntN(8) == 0, skew: rng.IntN(4) == 0, pause: rng.IntN(6) == 0,
 		swap: rng.IntN(4) == 0, tombs: rng.IntN(6) == 0}
+	if mut.moves() {
+		s.with.swap = true // the others prove nothing
+	}
 	if mut.forgetPromises {
 		s.with.swap = false // a mover that meets such a drive gets nowhere, which proves nothing
 	}
+	if mut.noFloorLow {
+		s.with.tombs = true
+	}
+	if mut.noAborting {
+		s.with.uploads, s.with.tombs = true, false
+	}
+	s.with.away = s.with.swap && rng.IntN(2) == 0
 	n := cfg.q.N
 	shift := 0
 	if s.with.wide {
@@ -160,7 +172,7 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	s.bucket = simBucketState{epoch: 1}
 	keys := 1 + rng.IntN(3)
 	switch {
-	case s.with.tombs:
+	case s.with.tombs || s.with.away && rng.IntN(2) == 0:
 		keys = 1
 	case rng.IntN(8) == 0:
 		keys = 8
@@ -229,6 +241,9 @@ func (s *sim) crash(i int) {
 
 // simSend asks drive i something for c; reply runs at c when the answer arrives.
 func simSend[R any](c *proc, i int, what string, ask func(a *Acceptor) (R, error), reply func(R, error)) {
+	if c.s.with.away && c.deaf>>i&1 > 0 {
+		return
+	}
 	c.s.msgs = append(c.s.msgs, simMsg{drive: i, to: c, what: what, ask: func(a *Acceptor) func() {
 		r, err := ask(a)
 		if reply == nil {
@@ -281,6 +296,9 @@ func (s *sim) run() {
 			continue
 		case x < 0.05+2*crash+0.004:
 			s.disturb()
+			continue
+		case s.with.away && x > 0.95 && x < 0.96:
+			s.cutOff()
 			continue
 		}
 		if len(s.msgs) == 0 || x > 0.97 {
@@ -348,9 +366,45 @@ func (s *sim) disturb() {
 	}
 }
 
-// recover brings back whoever is down or stands still.
+// deafness draws the drives that a process does not reach: in many schedules about as many as it can do without,
+// so that the rounds of a register leave much that is not the same everywhere.
+func (s *sim) deafness(kind opKind) (mask uint32) {
+	if !s.with.away {
+		return 0
+	}
+	for i := range s.drives {
+		if one := s.rng.IntN(20); kind == opSwap && one < 2 || kind != opSwap && one < 6 {
+			mask |= 1 << i
+		}
+	}
+	return mask
+}
+
+// cutOff cuts a drive off for a while, or brings back the one that is, or ends a write early.
+func (s *sim) cutOff() {
+	i := slices.IndexFunc(s.drives, func(d *simDrive) bool { return d.cut })
+	switch {
+	case s.rng.IntN(2) == 0:
+		for _, c := range s.procs {
+			if !c.done && c.main && c.p != nil && c.p.sent && s.rng.IntN(2) == 0 {
+				s.tr("gateway of op%d crashes", c.op)
+				c.kill()
+			}
+		}
+	case i < 0:
+		i = s.rng.IntN(len(s.drives))
+		s.tr("drive%d is cut off", i)
+		s.drives[i].cut = true
+	case s.rng.IntN(2) == 0:
+		s.tr("drive%d is reached again", i)
+		s.drives[i].cut = false
+	}
+}
+
+// recover brings back whoever is down, or cut off, or stands still.
 func (s *sim) recover() {
 	for i, d := range s.drives {
+		d.cut = false
 		if d.acc == nil {
 			s.boot(i)
 		}
@@ -386,7 +440,7 @@ func (s *sim) deliver(i int, lost, doubled float64) {
 		return
 	}
 	d := s.drives[m.drive]
-	if d.acc == nil {
+	if d.acc == nil || d.cut {
 		return
 	}
 	if s.trace {

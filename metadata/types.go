@@ -67,8 +67,9 @@ const (
 	VersionPart         VersionKind = 4 // Current of a KindPart register
 )
 
-// UploadStatus is the life of a multipart upload: open → completing → completed, or open →
-// aborted. Once completing, the manifest is fixed.
+// UploadStatus is the life of a multipart upload: open → completing → completed, or open → aborted, or
+// completing → aborting → aborted, or completed if that came first. Once completing, the manifest is fixed.
+// In aborting nobody begins to apply the completion any more, but somebody may have.
 type UploadStatus uint8
 
 const (
@@ -76,6 +77,7 @@ const (
 	UploadCompleting UploadStatus = 2
 	UploadCompleted  UploadStatus = 3
 	UploadAborted    UploadStatus = 4
+	UploadAborting   UploadStatus = 5
 )
 
 // Data names one immutable body and how it is stored. Places follow from the layout: chunk 0 on

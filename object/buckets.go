@@ -252,7 +252,7 @@ func (s *Store) endUpload(ctx context.Context, op string, p *place, id metadata.
 	if err != nil {
 		return err
 	}
-	if st != nil && (st.Current.Status == metadata.UploadOpen || st.Current.Status == metadata.UploadCompleting) {
+	if st != nil && (st.Current.Status == metadata.UploadOpen || completing(st)) {
 		if err := s.abort(ctx, op, p, id, st); err != nil {
 			now, e := s.readUpload(ctx, op, p, id)
 			switch {

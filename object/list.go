@@ -236,7 +236,7 @@ func (s *Store) ListUploads(ctx context.Context, bucket string, o ListUploadsOpt
 		jumped := false
 		for i := range page.Items {
 			it := &page.Items[i]
-			if it.State == nil || it.State.Current == nil || it.State.Current.Status > metadata.UploadCompleting {
+			if it.State == nil || it.State.Current == nil || it.State.Current.Status != metadata.UploadOpen && !completing(it.State) {
 				continue
 			}
 			if len(res.Uploads)+len(res.Prefixes) == limit {

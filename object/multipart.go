@@ -350,9 +350,20 @@ func (s *Store) AbortUpload(ctx context.Context, bucket, key, uploadID string) e
 
 // abort moves an upload from the status in st to aborted. One whose completion was applied is not: the error is
 // ErrNoSuchUpload, as for one that ended otherwise.
+//
+// One in completing is aborting first. Whoever applies its completion looks at that after the promises of its round, so
+// that only rounds from before may still apply it, and these are found or ended by settleCompletion. It has to come
+// after: the object's ring soon forgets that an operation was refused.
 func (s *Store) abort(ctx context.Context, op string, p *place, id metadata.UploadID, st *metadata.State) error {
-	if st.Current.Status == metadata.UploadCompleting {
-		applied, err := s.settleCompletion(ctx, op, p, id, st, true)
+	from := st.Current.Status
+	if from == metadata.UploadCompleting {
+		if err := s.setStatus(ctx, op, p, id, from, metadata.UploadAborting); err != nil {
+			return err
+		}
+		from = metadata.UploadAborting
+	}
+	if from == metadata.UploadAborting {
+		applied, err := s.settleCompletion(ctx, op, p, id, true)
 		if err != nil {
 			return err
 		}
@@ -360,15 +371,22 @@ func (s *Store) abort(ctx context.Context, op string, p *place, id metadata.Uplo
 			return noUpload(op, p, hex.EncodeToString(id[:]))
 		}
 	}
-	from := st.Current.Status
+	if from != metadata.UploadOpen && from != metadata.UploadAborting {
+		return noUpload(op, p, hex.EncodeToString(id[:]))
+	}
+	return s.setStatus(ctx, op, p, id, from, metadata.UploadAborted)
+}
+
+// setStatus moves an upload on. The error is ErrNoSuchUpload if it is not in from.
+func (s *Store) setStatus(ctx context.Context, op string, p *place, id metadata.UploadID, from, to metadata.UploadStatus) error {
 	_, err := s.update(ctx, op, p, p.upload(id), metadata.Operation{},
 		func(base *metadata.State, _ rows, _ *removal) (*metadata.Change, error) {
-			if base == nil || base.Current == nil || base.Current.Status != from || from > metadata.UploadCompleting {
+			if base == nil || base.Current == nil || base.Current.Status != from {
 				return nil, noUpload(op, p, hex.EncodeToString(id[:]))
 			}
 			c := keep(base)
 			next := *base.Current
-			next.Status = metadata.UploadAborted
+			next.Status = to
 			c.Current = &next
 			return c, nil
 		})
@@ -427,6 +445,8 @@ func (s *Store) CompleteUpload(ctx context.Context, bucket, key, uploadID string
 		return Info{}, noUpload(op, p, uploadID)
 	case st.Current.Status == metadata.UploadCompleted:
 		return infoOf(p.bucket, key, st.Current.Completed, true), nil
+	case st.Current.Status == metadata.UploadAborting:
+		return s.whatBecame(ctx, op, p, id)
 	case st.Current.Status != metadata.UploadCompleting:
 		return Info{}, noUpload(op, p, uploadID)
 	}
@@ -672,6 +692,11 @@ func (s *Store) finishCompletion(ctx context.Context, op string, p *place, id me
 	return infoOf(p.bucket, string(p.key), &final, true), nil
 }
 
+// completing reports whether the completion of an upload may have been applied without a mark of it.
+func completing(st *metadata.State) bool {
+	return st != nil && st.Current != nil && (st.Current.Status == metadata.UploadCompleting || st.Current.Status == metadata.UploadAborting)
+}
+
 // holds reports whether a record's head holds the version of an upload.
 func holds(st *metadata.State, id metadata.UploadID) bool {
 	return st != nil && st.Current != nil && st.Current.Upload == id
@@ -700,7 +725,7 @@ func (s *Store) whatBecame(ctx context.Context, op string, p *place, id metadata
 		return Info{}, noUpload(op, p, hex.EncodeToString(id[:]))
 	}
 	final := *st.Current.Completed
-	if st.Current.Status == metadata.UploadCompleting {
+	if completing(st) {
 		v, seen, err := s.findUploadVersion(ctx, op, p, id)
 		if err != nil {
 			return Info{}, err
@@ -738,11 +763,11 @@ func (s *Store) findUploadVersion(ctx context.Context, op string, p *place, id m
 	}
 }
 
-// markCompleted moves an upload from completing to completed, with the version as it was applied.
+// markCompleted moves an upload from completing, or aborting, to completed, with the version as it was applied.
 func (s *Store) markCompleted(ctx context.Context, op string, p *place, id metadata.UploadID, final *metadata.Version) error {
 	_, err := s.update(ctx, op, p, p.upload(id), metadata.Operation{},
 		func(base *metadata.State, _ rows, _ *removal) (*metadata.Change, error) {
-			if base == nil || base.Current == nil || base.Current.Status != metadata.UploadCompleting {
+			if !completing(base) {
 				return nil, nothing{}
 			}
 			c := keep(base)
@@ -758,7 +783,7 @@ func (s *Store) markCompleted(ctx context.Context, op string, p *place, id metad
 // the record, so the completion was applied; only its mark may be missing.
 func (s *Store) ensureCompleted(ctx context.Context, op string, p *place, id metadata.UploadID) error {
 	st, err := s.readUpload(ctx, op, p, id)
-	if err != nil || st == nil || st.Current.Status != metadata.UploadCompleting {
+	if err != nil || !completing(st) {
 		return err
 	}
 	v, seen, err := s.findUploadVersion(ctx, op, p, id)
@@ -768,10 +793,10 @@ func (s *Store) ensureCompleted(ctx context.Context, op string, p *place, id met
 	return s.markCompleted(ctx, op, p, id, v)
 }
 
-// settleCompletion finds out whether the completion of an upload in completing was applied. With
+// settleCompletion finds out whether the completion of an upload in completing, or aborting, was applied. With
 // refuse, one that was not never will be: its operation id is spent on a round that changes nothing, so
 // that whoever still tries to apply it finds it done.
-func (s *Store) settleCompletion(ctx context.Context, op string, p *place, id metadata.UploadID, st *metadata.State, refuse bool) (applied bool, err error) {
+func (s *Store) settleCompletion(ctx context.Context, op string, p *place, id metadata.UploadID, refuse bool) (applied bool, err error) {
 	if refuse {
 		_, err = s.update(ctx, op, p, p.object(), metadata.Operation{ID: completionOp(id)},
 			func(base *metadata.State, _ rows, _ *removal) (*metadata.Change, error) {
