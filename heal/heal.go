@@ -167,6 +167,9 @@ type Healer struct {
 
 	limits    limits
 	gathering time.Duration // how long it took to read the lists; of the goroutine that makes passes
+	// from is where the passes are in the lists, by drive, and turn which is read first; of the same goroutine.
+	from map[uint16]places
+	turn int
 }
 
 type pause struct {
@@ -223,7 +226,7 @@ func New(c Config) *Healer {
 		c.CheckEvery = 7 * 24 * time.Hour
 	}
 	h := &Healer{c: c, limits: limits{swapBatch, maxPending, page}, pace: newPace(c.Load, c.Now), wake: make(chan struct{}, 1), jobs: make(chan struct{}, 1), scrub: make(chan struct{}, 1), back: make(chan struct{}, 1),
-		retry: make(map[string]*pause), since: make(map[erasure.DataID]time.Time),
+		from: make(map[uint16]places), retry: make(map[string]*pause), since: make(map[erasure.DataID]time.Time),
 		hangs:    hangs{late: make(map[uint16]bool), stuck: make(map[uint16]int)},
 		returned: returned{here: make(map[uint16]bool), todo: make(map[uint16]bool)},
 		rebuilds: make(map[uint64]*rebuild), scrubs: make(map[uint16]*scrubbing), aside: make(map[uint16]int),

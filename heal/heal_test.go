@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -914,4 +915,38 @@ func TestPartsOfAnAbortThatWasCutShortGo(t *testing.T) {
 	if parts, err := w.store.ListParts(ctx, "bkt", "k", ids[1], 0, 10); err != nil || len(parts.Parts) != 1 {
 		t.Errorf("the open upload: %+v, %v", parts, err)
 	}
+}
+
+func TestBlockedRegistersDoNotHideOthers(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.healer.limits.pending, w.healer.limits.page = 5, 2
+	w.put("z", 100<<10)
+	w.heal()
+	w.down[1].Store(true)
+	for i := range 40 {
+		w.put(fmt.Sprint("a", i), 100)
+	}
+	w.settle()
+	w.vanish(2, "z")
+	w.ask(3, "z")
+	for range 40 { // all registers at the front of the lists wait for the drive that is away
+		w.pass(time.Minute)
+		if s := w.healer.Status(); s.Backlog == 0 {
+			t.Fatalf("nothing is to be done while a drive is away: %+v", s)
+		}
+	}
+	id := w.dataOf("z")
+	d, _ := w.Shards(2)
+	rows, err := d.ShardRows(context.Background(), erasure.DataID{}, 0, 1000)
+	if err != nil || !slices.ContainsFunc(rows, func(r disk.ShardRow) bool { return r.ID.Data == id }) {
+		t.Errorf("the last register on the lists was never repaired: %v, %+v", err, w.healer.Progress())
+	}
+	w.down[1].Store(false)
+	for range 40 {
+		w.heal()
+	}
+	if n, s := w.repairs(), w.healer.Status(); n != 0 || s.Backlog != 0 {
+		t.Errorf("with all drives: %d repair rows are left, %+v", n, s)
+	}
+	w.whole("z")
 }

@@ -70,7 +70,7 @@ func (h *Healer) Pass(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	if len(tasks) >= maxPending { // there may be more
+	if len(tasks) >= h.limits.pending { // there may be more
 		h.Nudge()
 	}
 	return errs.Wrap("heal.Pass", ctx.Err())
@@ -298,8 +298,27 @@ func (h *Healer) gather(ctx context.Context) ([]*task, error) {
 		}
 	}()
 	local := h.local()
-	for _, d := range local {
-		err := errors.Join(h.repairs(ctx, d, get, by), h.unsettled(ctx, d, get, by), h.wideGarbage(ctx, d, get, future))
+	all := true // the lists were read from end to end
+	for i := range local {
+		d := local[(i+h.turn)%len(local)]
+		from := h.from[d.Num()]
+		all = all && from == (places{})
+		first := func() (more bool, err error) {
+			from.repairs, more, err = h.repairsFrom(ctx, d, from.repairs, get, by)
+			return more, err
+		}
+		second := func() (more bool, err error) {
+			from.unsettled, more, err = h.unsettledFrom(ctx, d, from.unsettled, get, by)
+			return more, err
+		}
+		if h.turn%2 == 1 {
+			first, second = second, first
+		}
+		more1, err1 := first()
+		more2, err2 := second()
+		all = all && !more1 && !more2
+		h.from[d.Num()] = from
+		err := errors.Join(err1, err2, h.wideGarbage(ctx, d, get, future))
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -308,16 +327,27 @@ func (h *Healer) gather(ctx context.Context) ([]*task, error) {
 			h.c.Logger.Debug("the work lists of a drive could not be read", "drive", d.Num(), "err", err)
 		}
 	}
-	h.mu.Lock()
-	for k := range h.retry {
-		if by[k] == nil {
-			delete(h.retry, k)
-		}
+	if !all {
+		h.turn++ // another drive, and another list, is read first
 	}
-	h.backlog = len(by)
-	h.emptied = len(by) == 0 && len(fails) == 0 && len(local) == len(h.c.Layout().Drives())
+	h.mu.Lock()
+	switch {
+	case all:
+		for k := range h.retry {
+			if by[k] == nil {
+				delete(h.retry, k)
+			}
+		}
+		h.backlog = len(by)
+	case len(h.retry) > maxWaiting*h.limits.pending:
+		clear(h.retry) // it is not known which of them are still on the lists
+		fallthrough
+	default:
+		h.backlog = max(h.backlog, len(by), 1)
+	}
+	h.emptied = all && len(by) == 0 && len(fails) == 0 && len(local) == len(h.c.Layout().Drives())
 	for k := range by {
-		if p := h.retry[k]; p != nil && p.late {
+		if p := h.retry[k]; p != nil && p.late && all {
 			h.backlog--
 		}
 	}
@@ -360,12 +390,27 @@ func estimate(l *placement.Layout, t *task, here map[uint16]bool) int {
 	return spare
 }
 
+// places is where the next pass goes on in the lists of a drive; nil: at the start. A pass that has met as many
+// registers as it may stops there: those that wait at the front of a long list do not hide the ones behind them.
+type places struct {
+	repairs, unsettled *metadata.Address
+}
+
+// maxWaiting is how many times the registers of one pass are remembered as waiting, at most.
+const maxWaiting = 4
+
 func (h *Healer) repairs(ctx context.Context, d node.Drive, get func(metadata.Address) *task, by map[string]*task) error {
-	var after *metadata.Address
-	for len(by) < maxPending {
-		list, err := d.Repairs(ctx, after, page)
+	_, _, err := h.repairsFrom(ctx, d, nil, get, by)
+	return err
+}
+
+// repairsFrom reads the repair rows of a drive behind after, until by has as many registers as a pass may have. It
+// returns where it stopped, and whether that was for them; else it is nil.
+func (h *Healer) repairsFrom(ctx context.Context, d node.Drive, after *metadata.Address, get func(metadata.Address) *task, by map[string]*task) (at *metadata.Address, more bool, err error) {
+	for len(by) < h.limits.pending {
+		list, err := d.Repairs(ctx, after, h.limits.page)
 		if err != nil {
-			return err
+			return nil, false, err
 		}
 		for i := range list {
 			t := get(list[i].Address)
@@ -376,23 +421,23 @@ func (h *Healer) repairs(ctx context.Context, d node.Drive, get func(metadata.Ad
 				}
 			}
 		}
-		if len(list) < page {
-			return nil
+		if len(list) < h.limits.page {
+			return nil, false, nil
 		}
 		after = &list[len(list)-1].Address
 	}
-	return nil
+	return after, true, nil
 }
 
-func (h *Healer) unsettled(ctx context.Context, d node.Drive, get func(metadata.Address) *task, by map[string]*task) error {
+// unsettledFrom reads the marks of a drive as repairsFrom does the repair rows.
+func (h *Healer) unsettledFrom(ctx context.Context, d node.Drive, after *metadata.Address, get func(metadata.Address) *task, by map[string]*task) (at *metadata.Address, more bool, err error) {
 	// A mark from the future was left before the clock was set back. It is safe to settle it at any time.
 	now := h.c.Now()
 	old, ahead := now.Add(-h.c.SettleAfter).UnixNano(), now.Add(clockSkew).UnixNano()
-	var after *metadata.Address
-	for len(by) < maxPending {
-		list, err := d.Unsettled(ctx, after, page)
+	for len(by) < h.limits.pending {
+		list, err := d.Unsettled(ctx, after, h.limits.page)
 		if err != nil {
-			return err
+			return nil, false, err
 		}
 		for i := range list {
 			if list[i].Since <= old || list[i].Since > ahead {
@@ -400,12 +445,12 @@ func (h *Healer) unsettled(ctx context.Context, d node.Drive, get func(metadata.
 				t.unsettled = append(t.unsettled, d.Num())
 			}
 		}
-		if len(list) < page {
-			return nil
+		if len(list) < h.limits.page {
+			return nil, false, nil
 		}
 		after = &list[len(list)-1].Address
 	}
-	return nil
+	return after, true, nil
 }
 
 // wideGarbage takes over the garbage that a drive cannot end alone. It becomes a repair row, which
