@@ -110,13 +110,44 @@ func (h *Healer) dropTomb(ctx context.Context, l *placement.Layout, a metadata.A
 		return false
 	}
 	dropped, err := h.c.Meta.Drop(ctx, g, a)
-	if err != nil || !dropped {
+	if err != nil {
+		return false
+	}
+	if !dropped {
+		h.levelTomb(ctx, g, a)
 		return false
 	}
 	h.mu.Lock()
 	h.progress.Dropped++
 	h.mu.Unlock()
 	return true
+}
+
+// levelTomb makes all members hold a tombstone under the same ballot, if all hold it: a newcomer got it under that
+// with which its epoch began, and nothing else would ever bring the others there. The next try drops it.
+func (h *Healer) levelTomb(ctx context.Context, g placement.Group, a metadata.Address) {
+	var first *metadata.Row
+	differ := false
+	for _, num := range g.Drives {
+		d, ok := h.drive(num)
+		if !ok {
+			return
+		}
+		r, err := d.Read(ctx, &metadata.ReadRequest{Header: metadata.Header{Drive: num, Partition: g.Partition, Epoch: g.Epoch, BucketEpoch: ^uint64(0)}, Address: a})
+		if err != nil || r.Row == nil || first != nil && r.Row.State.ID != first.State.ID {
+			return
+		}
+		if first == nil {
+			first = r.Row
+		}
+		differ = differ || r.Row.Ballot != first.Ballot
+	}
+	if !differ {
+		return // decisions are on their way
+	}
+	if err := h.c.Meta.Resync(ctx, g, a, nil); err != nil && ctx.Err() == nil {
+		h.c.Logger.Debug("a tombstone could not be brought to one ballot yet", "bucket", a.Bucket, "err", err)
+	}
 }
 
 // dropSlices searches the slices of which hints were lost.

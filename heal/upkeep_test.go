@@ -189,6 +189,36 @@ func TestDeadManifestThatWasForgottenIsFoundOnceADay(t *testing.T) {
 	w.whole("k")
 }
 
+// A member is away while another is replaced, so the newcomer gets every row, under the ballot with which its epoch
+// begins. The others hold them under older ones.
+func TestTombstonesAreDroppedAfterASwapThatCopiedEverything(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.healer.c.OrphanEvery = -1 // a round of that would write the tombstone anew
+	w.put("k", 100)
+	w.put("stays", 100)
+	w.heal()
+	w.delete("k")
+	w.settle()
+	w.replace(1, 6)
+	w.down[2].Store(true)
+	if err := w.healer.moveIn(context.Background(), w.mover(6)); err != nil {
+		t.Fatal(err)
+	}
+	w.down[2].Store(false)
+	w.healer.Returned(2)
+	w.upkeep()
+	w.rebuilt()
+	for range 5 {
+		w.heal()
+		w.clock.pass(time.Hour)
+		w.upkeep()
+	}
+	if n := w.heads(); n != 4 {
+		t.Errorf("%d heads are left, not one on each of 4 drives: %+v", n, w.healer.Progress())
+	}
+	w.whole("stays")
+}
+
 // orphan seals what a writer that died before its Accept left behind: chunk 0, and a later one.
 func (w *world) orphan(key string) metadata.Data {
 	w.t.Helper()
