@@ -402,7 +402,8 @@ func (m *opImage) try(t *testing.T, rng *rand.Rand, r *opRequest, cause opCause,
 func (d *Drive) settled() {
 	for c := range d.shardLocks {
 		d.shardLocks[c].Lock()
-		d.shardLocks[c].Unlock() //nolint:staticcheck // whoever held it has ended
+		//lint:ignore SA2001 whoever held it has ended
+		d.shardLocks[c].Unlock()
 	}
 }
 

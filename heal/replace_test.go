@@ -357,12 +357,9 @@ func TestRebuildWaitsForADriveThatIsLostMeanwhile(t *testing.T) {
 	want := w.fill(20)
 	w.heal()
 	w.replace(1, 6)
-	for w.healer.Status().Jobs == nil || w.healer.Status().Jobs[0].Phase == PhaseMembership {
-		w.healer.c.Drives = w
-		if err := w.healer.moveIn(context.Background(), w.mover(6)); err != nil {
-			t.Fatal(err)
-		}
-		break
+	w.healer.c.Drives = w
+	if err := w.healer.moveIn(context.Background(), w.mover(6)); err != nil {
+		t.Fatal(err)
 	}
 	w.down[2].Store(true)
 	for range 3 {

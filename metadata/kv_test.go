@@ -182,9 +182,3 @@ func (m *memShards) Inline(_ context.Context, id erasure.DataID) ([]byte, error)
 	defer m.mu.Unlock()
 	return m.shards[pinName(id, 0)], nil
 }
-
-func (m *memShards) remove(id erasure.DataID, chunk uint32) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.shards, pinName(id, chunk))
-}

@@ -99,7 +99,6 @@ type proc struct {
 	lacks *upload          // why the round was given up
 	up    *upload
 	list  []*body // complete: the parts that the client names
-	after []byte  // list: where the page begins
 }
 
 type opKind uint8

@@ -15,8 +15,6 @@ type transition struct {
 	id, term uint64
 	old, new uint16
 	gone     bool // old never serves again
-	seats    []int
-	next     []uint64 // by partition: the epoch that it leads to; 0: old is no member there
 }
 
 // startSwap begins a transition, or goes on with one that has not ended.
@@ -63,14 +61,13 @@ type mover struct {
 	term  uint64
 	parts []int
 
-	part    int
-	group   []int // drives by seat
-	epoch   uint64
-	sw      *swapper
-	floor   Ballot
-	hint    Ballot
-	fences  map[uint64]uint64
-	waiting int
+	part   int
+	group  []int // drives by seat
+	epoch  uint64
+	sw     *swapper
+	floor  Ballot
+	hint   Ballot
+	fences map[uint64]uint64
 }
 
 func (m *mover) quit() { m.end(resDrop, "") }

@@ -453,7 +453,6 @@ type carrier struct {
 type carrying struct {
 	rows []TransferRow
 	from []*swapDrive // by row: who has its version rows
-	size int
 }
 
 func (s *swapping) newCarrier() *carrier { return &carrier{s, map[*swapDrive]*carrying{}} }

@@ -414,8 +414,9 @@ func replaceUnderLoad(t *testing.T, prof erasure.Profile, replaced int) {
 			if err := s.join(newcomer); err != nil {
 				return err
 			}
-			uploads.Lock()   // waits for those that go on
-			uploads.Unlock() //nolint:staticcheck // nothing is guarded
+			uploads.Lock() // waits for those that go on
+			//lint:ignore SA2001 nothing is guarded
+			uploads.Unlock()
 			s.down[old].Store(true)
 			list := s.control.Layout().PartitionsOf(old)
 			rnd.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })

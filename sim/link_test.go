@@ -18,9 +18,6 @@ import (
 // A hang is injected here and not in the file system: a drive holds locks during its I/O, and a
 // goroutine that waits for a lock keeps the virtual clock from advancing.
 type links struct {
-	set   func() *node.Set
-	sleep func(ctx context.Context, d time.Duration) error
-
 	// mu guards the fields below.
 	mu    sync.Mutex
 	rng   *rand.Rand

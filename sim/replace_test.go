@@ -96,8 +96,8 @@ func (w *world) replace(d *simDrive) func() {
 // stage names what a power cut hits now.
 func (w *world) stage() string {
 	if w.cur != nil {
-		for _, r := range w.cur.control.Replacements() {
-			if r.Phase == cluster.Shards {
+		if list := w.cur.control.Replacements(); len(list) > 0 {
+			if list[0].Phase == cluster.Shards {
 				return "power in phase shards"
 			}
 			return "power in phase membership"
