@@ -132,47 +132,65 @@ the server, does not stop the replacement: the server goes on by itself when it 
 	return jsonFlag(c, &asJSON)
 }
 
+// replans is how often a plan is made again because things changed under it, as while another rebuild goes on.
+const replans = 5
+
 // replaceDrive shows the plan, asks, begins, and follows.
 func replaceDrive(cmd *cobra.Command, p process, e *endpoint, q console.ReplaceRequest, asJSON, sure, wait bool) error {
+	var err error
+	for range replans {
+		var again bool
+		if again, err = replaceOnce(cmd, p, e, q, asJSON, sure, wait); !again {
+			return err
+		}
+		if !asJSON {
+			fmt.Fprintln(p.stderr, "things have changed since the plan was made; the plan now:")
+		}
+	}
+	return err
+}
+
+// replaceOnce is replaceDrive for one plan. again: the plan was refused because it had become old.
+func replaceOnce(cmd *cobra.Command, p process, e *endpoint, q console.ReplaceRequest, asJSON, sure, wait bool) (again bool, err error) {
 	ctx := cmd.Context()
 	plan := q
 	plan.DryRun = true
 	var a console.ReplaceAnswer
 	raw, err := e.send(ctx, request{method: http.MethodPost, path: "drives/replace", body: plan}, &a)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if asJSON && q.DryRun {
 		_, err = p.stdout.Write(raw)
-		return err
+		return false, err
 	}
 	if !asJSON {
 		if err := printReplace(p.stdout, &a); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if a.Refused != "" && !q.Force {
-		return errs.E("admin", errs.Precondition, "refused, because "+a.Refused+"; wait, or bring drives back, or add --force if nothing else helps")
+		return false, errs.E("admin", errs.Precondition, "refused, because "+a.Refused+"; wait, or bring drives back, or add --force if nothing else helps")
 	}
 	if q.DryRun {
-		return nil
+		return false, nil
 	}
 	if !a.Continued {
 		if err := p.ask(sure || asJSON); err != nil {
-			return err
+			return false, err
 		}
 		q.Old, q.Plan = a.Old, a.Plan // what was shown is what is done
 		a = console.ReplaceAnswer{}
 		if raw, err = e.send(ctx, request{method: http.MethodPost, path: "drives/replace", body: q}, &a); err != nil {
-			return err
+			return errs.Is(err, errs.Precondition), err
 		}
 	}
 	if a.Replacement == nil {
-		return errs.E("admin", errs.Internal, "the server does not say which replacement it began")
+		return false, errs.E("admin", errs.Internal, "the server does not say which replacement it began")
 	}
 	if asJSON {
 		if _, err := p.stdout.Write(raw); err != nil {
-			return err
+			return false, err
 		}
 	} else if r := a.Replacement; r.Problem != "" {
 		fmt.Fprintf(p.stderr, "drive %d is to take the place of drive %d; it does not go on yet: %s\n", r.New, r.Old, r.Problem)
@@ -183,10 +201,10 @@ func replaceDrive(cmd *cobra.Command, p process, e *endpoint, q console.ReplaceR
 		if !asJSON {
 			fmt.Fprintln(p.stdout, "the rebuild goes on in the server; follow it with: ostraka admin heal status --watch")
 		}
-		return nil
+		return false, nil
 	}
 	f := newFollower(p, e, asJSON)
-	return f.replacement(ctx, *a.Replacement)
+	return false, f.replacement(ctx, *a.Replacement)
 }
 
 func printReplace(w io.Writer, a *console.ReplaceAnswer) error {
