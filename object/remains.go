@@ -83,31 +83,6 @@ func (s *Store) keepOnly(ctx context.Context, op string, p *place, id metadata.U
 	return err
 }
 
-// ClearReplaced ends the upload whose version, with its manifest, an object's record let go of: its
-// parts, then its own register. It may be called again after it was cut short.
-func (s *Store) ClearReplaced(ctx context.Context, b Bucket, key []byte, id metadata.UploadID) error {
-	const op = "ClearReplaced"
-	p, err := s.placeOf(op, b, key)
-	if err != nil {
-		return err
-	}
-	return s.clearUpload(ctx, op, p, id, nil)
-}
-
-// ClearAborted ends what an abort, or a part that came after it, left.
-func (s *Store) ClearAborted(ctx context.Context, b Bucket, key []byte, id metadata.UploadID) error {
-	const op = "ClearAborted"
-	p, err := s.placeOf(op, b, key)
-	if err != nil {
-		return err
-	}
-	st, err := s.readUpload(ctx, op, p, id)
-	if err != nil || st != nil && st.Current.Status != metadata.UploadAborted {
-		return err
-	}
-	return s.clearUpload(ctx, op, p, id, nil)
-}
-
 // ClearDead takes data off the dead list of a register once every holder has let go of it.
 func (s *Store) ClearDead(ctx context.Context, b Bucket, a metadata.Address, ids []erasure.DataID) error {
 	const op = "ClearDead"
