@@ -78,7 +78,9 @@ func (r *ShardRow) appendTo(b []byte) []byte {
 	b = protowire.AppendTag(b, rowIndex, protowire.VarintType) // always there: a value is never empty
 	b = protowire.AppendVarint(b, uint64(r.ID.Index))
 	num(rowSize, uint64(r.Size))
-	num(rowSealed, uint64(r.Sealed.UnixNano()))
+	if !r.Sealed.IsZero() { // whose nanoseconds are not defined
+		num(rowSealed, uint64(r.Sealed.UnixNano()))
+	}
 	num(rowKind, uint64(r.Address.Kind))
 	num(rowBucket, r.Address.Bucket)
 	if len(r.Address.Key) > 0 {
@@ -136,7 +138,9 @@ func (r *ShardRow) unmarshal(id erasure.DataID, chunk uint32, b []byte) error {
 		case rowSize:
 			r.Size = int64(v)
 		case rowSealed:
-			r.Sealed = time.Unix(0, int64(v))
+			if v != 0 { // 0 is not written
+				r.Sealed = time.Unix(0, int64(v))
+			}
 		case rowKind:
 			r.Address.Kind = metadata.RegisterKind(v)
 		case rowBucket:

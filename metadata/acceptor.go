@@ -86,6 +86,7 @@ type mutations struct {
 	noGuard        bool // shards are deleted in spite of a promise
 	keepFloor      bool // a tombstone is dropped without raising the floor
 	noFenceAccept  bool // the fence of a bucket refuses Prepares only
+	hastyRefusal   bool // an Accept that comes too late counts as never taken
 	noFencedScan   bool // a listing under the fence also hears drives without it
 	noHave         bool // the proposer does not look whether the shards are there
 	noRing         bool // a preempted operation proposes again blindly
@@ -414,17 +415,18 @@ func (a *Acceptor) Accept(_ context.Context, m *AcceptRequest) (*AcceptReply, er
 	defer a.fence.RUnlock()
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if err := a.member(op, &m.Header); err != nil {
-		return nil, err
-	}
-	if !a.mut.noFenceAccept {
-		if err := a.fenced(op, &m.Header, m.Address.Bucket); err != nil {
-			return nil, err
-		}
-	}
 	row, err := a.rowOf(st, head)
 	if err != nil {
 		return nil, errs.Wrap(op, err)
+	}
+	if err := a.member(op, &m.Header); err != nil {
+		published, _ := a.epoch(m.Partition)
+		return nil, a.refusal(op, m, row, a.epochRow(m.Partition).wedged >= m.Epoch || published > m.Epoch, err)
+	}
+	if !a.mut.noFenceAccept {
+		if err := a.fenced(op, &m.Header, m.Address.Bucket); err != nil {
+			return nil, a.refusal(op, m, row, true, err)
+		}
 	}
 	l := local{row: row, promise: st.promises.of(string(head)), floor: a.dropped(m.Partition), begun: a.epochRow(m.Partition).floor}
 	if a.mut.lastWriteWins {
@@ -463,6 +465,17 @@ func (a *Acceptor) Accept(_ context.Context, m *AcceptRequest) (*AcceptReply, er
 	st.high = maxBallot(st.high, m.Ballot)
 	st.promises.forget(string(head), m.Ballot)
 	return &AcceptReply{Accepted: true}, nil
+}
+
+// refusal is the answer to an Accept that comes too late: Stale promises that the drive has not taken it
+// and never will, so that a writer that hears it from all members may say that nothing happened. A copy of
+// the message may have been taken before, or still come: without lasting it is refused for now only.
+func (a *Acceptor) refusal(op string, m *AcceptRequest, row *Row, lasting bool, stale error) error {
+	never := lasting && a.dropped(m.Partition).Less(m.Ballot) && (row == nil || !row.Ballot.void() && row.Ballot.Less(m.Ballot))
+	if never || a.mut.hastyRefusal {
+		return stale
+	}
+	return errs.As(op, errs.Unknown, stale)
 }
 
 // replace writes the version rows that make s the state under b, and returns the row.

@@ -34,6 +34,7 @@ var mutants = []mutant{
 	{"a tombstone is dropped at W", mutations{dropAtW: true}, 3, 4942, 40000},
 	{"a tombstone is dropped without raising the floor", mutations{keepFloor: true}, 3, 7104, 100000},
 	{"the fence of a bucket refuses Prepares only", mutations{noFenceAccept: true}, 3, 12381, 40000},
+	{"an Accept that comes too late counts as never taken", mutations{hastyRefusal: true}, 2, 300000000, 60000},
 	{"a listing under the fence hears drives without it", mutations{noFencedScan: true}, 4, 100029000, 60000},
 	{"the last write wins", mutations{lastWriteWins: true}, 3, 17, 4000},
 	{"a delta is applied to whatever is there", mutations{blindDelta: true}, 3, 45, 4000},
