@@ -57,6 +57,9 @@ func Expand(s string) ([]string, error) {
 		}
 		return []string{s}, nil
 	}
+	if strings.ContainsRune(s[:open], '}') {
+		return nil, invalidRange("%q has a } without {", s)
+	}
 	length := strings.IndexByte(s[open:], '}')
 	if length < 0 {
 		return nil, invalidRange("%q has a { without }", s)
