@@ -35,7 +35,7 @@ run: build ## build, and serve S3 on 127.0.0.1:9000 from ./data/d1 … ./data/d4
 test: ## unit tests, a short simulation and real clients: what has to pass before a commit
 	.ci/stage 'unit and race' 6 $(MAKE) --no-print-directory race
 	.ci/stage 'simulation' 4 $(MAKE) --no-print-directory sim-short
-	.ci/stage 'clients, faults' 8 $(MAKE) --no-print-directory clients
+	.ci/stage 'clients, faults' 10 $(MAKE) --no-print-directory clients
 
 .PHONY: unit
 unit: ## unit tests without the race detector

@@ -243,7 +243,11 @@ func TestSIGTERMLetsRunningRequestsEnd(t *testing.T) {
 			return
 		}
 		req.ContentLength = b.n
-		resp, err := http.DefaultClient.Do(req)
+		// The body goes only when the server asks for it: before, the connection may still wait to be accepted.
+		req.Header.Set("Expect", "100-continue")
+		client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Minute}}
+		defer client.CloseIdleConnections()
+		resp, err := client.Do(req)
 		if err == nil {
 			raw, _ := io.ReadAll(resp.Body)
 			resp.Body.Close()
