@@ -64,7 +64,7 @@ func main() {
 	flag.StringVar(&c.exe, "ostraka", "bin/ostraka", "the binary of the default server")
 	flag.StringVar(&c.server, "server", "", "another server: a shell command with {drives} {address} {access} {secret}")
 	flag.IntVar(&c.drives, "drives", 4, "number of drives")
-	size := flag.Int64("size", 512, "MiB of each drive")
+	size := flag.Int64("size", 2048, "MiB of each drive, whose file is sparse")
 	flag.IntVar(&c.fresh, "fresh", 12, "rounds after which the store is formed anew on empty drives")
 	flag.DurationVar(&c.load, "load", 1200*time.Millisecond, "the longest load before a cut")
 	flag.IntVar(&c.clients, "clients", 8, "concurrent clients")
