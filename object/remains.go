@@ -82,31 +82,3 @@ func (s *Store) keepOnly(ctx context.Context, op string, p *place, id metadata.U
 		})
 	return err
 }
-
-// ClearDead takes data off the dead list of a register once every holder has let go of it.
-func (s *Store) ClearDead(ctx context.Context, b Bucket, a metadata.Address, ids []erasure.DataID) error {
-	const op = "ClearDead"
-	p, err := s.placeOf(op, b, a.Key)
-	if err != nil {
-		return err
-	}
-	_, err = s.update(ctx, op, p, a, metadata.Operation{},
-		func(base *metadata.State, _ rows, _ *removal) (*metadata.Change, error) {
-			if base == nil {
-				return nil, nothing{}
-			}
-			listed := false
-			for i := range base.Dead {
-				for _, id := range ids {
-					listed = listed || base.Dead[i].Data.ID == id
-				}
-			}
-			if !listed {
-				return nil, nothing{}
-			}
-			c := keep(base)
-			c.ClearDead = ids
-			return c, nil
-		})
-	return err
-}
