@@ -150,6 +150,7 @@ func (w *world) rebuilt() {
 			return
 		}
 		w.clock.pass(time.Minute)
+		w.upkeep() // a member that was away joins again
 		if err := w.healer.work(context.Background()); err != nil {
 			w.t.Fatal(err)
 		}
