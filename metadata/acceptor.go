@@ -102,6 +102,7 @@ type mutations struct {
 	noFloorTravels bool // a new epoch begins without a floor
 	noReballot     bool // what is undecided keeps its ballot in a new epoch
 	noLevel        bool // a member of the image may hold what is decided under a lower ballot than the image
+	keepNamed      bool // what was let go of is garbage though its writer proposed it again
 	noVoid         bool // what a member that was away holds undecided keeps its ballot
 }
 
@@ -492,7 +493,6 @@ func (a *Acceptor) replace(b *Batch, addr *Address, row *Row, ballot Ballot, s *
 			if !row.Decided {
 				// Its own decision comes too late now; what it let go of is remembered here.
 				u.Lost, _ = garbageOf(addr.Kind, row)
-				u.Lost = u.Lost[:min(len(u.Lost), maxLost)]
 				u.Guarded = row.Undo == nil || row.Undo.Lossy || row.Undo.Guarded
 			}
 		}
@@ -534,12 +534,19 @@ func (a *Acceptor) replace(b *Batch, addr *Address, row *Row, ballot Ballot, s *
 			}
 		}
 		u.Lost = append(u.Lost, letGo(addr.Kind, &row.State, s, was, full)...)
-		u.Lost = u.Lost[:min(len(u.Lost), maxLost)]
 	}
 	if h == howWhole {
 		for i := range full {
 			v.set(&full[i])
 		}
+	}
+	if next.Undo != nil && len(next.Undo.Lost) > 0 && h != howBallot {
+		u := *next.Undo
+		if !a.mut.keepNamed {
+			u.Lost = unnamed(addr.Kind, u.Lost, &next.State, full)
+		}
+		u.Lost = u.Lost[:min(len(u.Lost), maxLost)]
+		next.Undo = &u
 	}
 	return next, nil
 }

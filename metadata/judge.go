@@ -222,6 +222,33 @@ func letGo(kind RegisterKind, before, after *State, was, is []Version) []DeadDat
 	return out
 }
 
+// unnamed returns what of lost s and the version rows that came with it do not name, each once. Who was merely
+// jumped over may propose its data again.
+func unnamed(kind RegisterKind, lost []DeadData, s *State, full []Version) []DeadData {
+	kept := map[erasure.DataID]bool{}
+	keep := func(d DeadData) { kept[d.Data.ID] = true }
+	namedBy(s.Current, keep)
+	for i := range s.Delta.Put {
+		namedBy(&s.Delta.Put[i], keep)
+	}
+	for i := range full {
+		namedBy(&full[i], keep)
+	}
+	if kind == KindPart {
+		for i := range s.Dead {
+			keep(s.Dead[i])
+		}
+	}
+	var out []DeadData
+	for _, d := range lost {
+		if !kept[d.Data.ID] {
+			kept[d.Data.ID] = true
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
 // garbageOf lists what becomes garbage when row, undecided so far, is decided, and the guard under
 // which it may be deleted. What was chosen and is no longer named can never be proposed again, so
 // nothing is to be guarded against; of what a drive merely jumped over that is not known.

@@ -38,6 +38,7 @@ var mutants = []mutant{
 	{"a listing under the fence hears drives without it", mutations{noFencedScan: true}, 4, 100029000, 60000},
 	{"the last write wins", mutations{lastWriteWins: true}, 3, 17, 4000},
 	{"a delta is applied to whatever is there", mutations{blindDelta: true}, 3, 45, 4000},
+	{"what was let go of is garbage though its writer proposed it again", mutations{keepNamed: true}, 2, 274168, 200},
 }
 
 // moves reports whether m breaks changes of membership.

@@ -64,8 +64,8 @@ func (s *sim) startAny() {
 			return
 		}
 		v = 1 + rng.IntN(s.ops)
-		if s.seqOf[v] == 0 {
-			if len(s.uploads) > 0 && s.seqOf[s.uploads[0].op] > 0 {
+		if len(s.seqsOf[v]) == 0 {
+			if len(s.uploads) > 0 && len(s.seqsOf[s.uploads[0].op]) > 0 {
 				v = s.uploads[0].op
 			} else {
 				kind, v = opPush, 0
@@ -152,7 +152,7 @@ func (c *proc) write(b *body, sent Ballot) {
 		c.sealed(op, b)
 	}
 	if c.kind == opDelv {
-		op.Query = Query{Seqs: []uint64{c.s.seqOf[c.v]}, Below: ^uint64(0)}
+		op.Query = Query{Seqs: c.s.seqsOf[c.v], Below: ^uint64(0)}
 	}
 	c.update(c.reg, op, func(p *proposer) {
 		switch kind := errs.KindOf(p.err); {
@@ -227,7 +227,9 @@ func (c *proc) put(ch *Change, base *State, versioned bool, v Version) error {
 	v.Seq = ch.NextSeq
 	ch.NextSeq++
 	ch.Current = &v
-	c.s.seqOf[int(v.ETag[0])] = v.Seq
+	if op := int(v.ETag[0]); !slices.Contains(c.s.seqsOf[op], v.Seq) {
+		c.s.seqsOf[op] = append(c.s.seqsOf[op], v.Seq) // whichever of them comes to be chosen
+	}
 	return nil
 }
 

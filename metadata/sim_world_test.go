@@ -101,8 +101,8 @@ type sim struct {
 	keys     []*register
 	regs     []*register // of all kinds
 	uploads  []*upload
-	bodies   map[int]*body // by operation
-	seqOf    map[int]uint64
+	bodies   map[int]*body    // by operation
+	seqsOf   map[int][]uint64 // by op: the sequences that its version was proposed with
 	msgs     []simMsg
 	slow     []simMsg // doubles that come late
 	procs    []*proc  // that are not done
@@ -134,7 +134,7 @@ func (s *sim) fail(format string, args ...any) {
 
 func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	rng := rand.New(rand.NewPCG(seed, 7))
-	s := &sim{cfg: cfg, mut: mut, rng: rng, now: 1000 * simDay, seqOf: map[int]uint64{}, bodies: map[int]*body{}, trace: trace,
+	s := &sim{cfg: cfg, mut: mut, rng: rng, now: 1000 * simDay, seqsOf: map[int][]uint64{}, bodies: map[int]*body{}, trace: trace,
 		viaCodec: rng.IntN(16) == 0, promises: 64}
 	if rng.IntN(4) == 0 {
 		s.promises = 4 // eviction
