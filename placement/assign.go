@@ -113,6 +113,10 @@ func largestRemainder(out, open []int, weights []uint64, sum uint64, left, parts
 	return out
 }
 
+// weightUnit is how many bytes one unit of weight is: so many that the weights of MaxDrives drives
+// cannot overflow when they are added.
+const weightUnit = 2 * MaxDrives
+
 // weigh returns capacities scaled so that their sum cannot overflow; unknown ones count as the
 // mean of the known ones.
 func weigh(drives []Drive) []uint64 {
@@ -120,7 +124,7 @@ func weigh(drives []Drive) []uint64 {
 	sum, known := uint64(0), uint64(0)
 	for d := range drives {
 		if c := drives[d].Capacity; c > 0 {
-			weights[d] = c>>13 + 1 // MaxDrives is 2^12
+			weights[d] = c/weightUnit + 1
 			sum += weights[d]
 			known++
 		}

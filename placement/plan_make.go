@@ -1,0 +1,87 @@
+package placement
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/ostraka/ostraka/internal/errs"
+)
+
+// NewPlan computes how l becomes what the goal asks for: no partition has more than m members in one
+// failure domain (node first, then zone) wherever there are enough of them; within that,
+// each drive has places in proportion to its size; within that, as few members move as can be
+// found; and where it costs no move, each drive stands in each position about equally often.
+// Members that stay keep their positions. The same layout and goal give the same plan. It
+// takes seconds for a thousand drives and 65,536 partitions.
+//
+// The error is of kind Invalid if the goal lacks a drive of the layout or contradicts itself, or if fewer drives
+// stay than a partition has members.
+func NewPlan(l *Layout, g Goal) (*Plan, error) {
+	const op = "placement.NewPlan"
+	p := &Plan{Layout: l.number, bits: l.bits}
+	for _, d := range g.Drives {
+		p.Drives = append(p.Drives, d.Drive)
+		if d.Leaving {
+			p.Leaving = append(p.Leaving, d.Num)
+		}
+	}
+	slices.SortFunc(p.Drives, func(a, b Drive) int { return int(a.Num) - int(b.Num) })
+	slices.Sort(p.Leaving)
+	if err := l.checkGoal(p, &g); err != nil {
+		return nil, errs.As(op, errs.Invalid, err)
+	}
+	leaving := make([]bool, len(p.Drives))
+	for i := range p.Drives {
+		_, leaving[i] = slices.BinarySearch(p.Leaving, p.Drives[i].Num)
+	}
+	s := newShuffle(newDomains(p.Drives, leaving, l.N(), int(l.profile.Parity), int(l.Partitions())), l.indexes(p.Drives))
+	s.run()
+	p.NodeCap, p.ZoneCap, p.Least = s.nodeCap, s.zoneCap, s.least
+	p.describe(l, &g, s)
+	return p, nil
+}
+
+// checkGoal reports a goal that does not fit the layout. p has its drives, sorted.
+func (l *Layout) checkGoal(p *Plan, g *Goal) error {
+	if len(p.Drives) > MaxDrives {
+		return fmt.Errorf("at most %d drives, not %d", MaxDrives, len(p.Drives))
+	}
+	if err := checkDrives(p.Drives); err != nil {
+		return err
+	}
+	goal := &Layout{drives: p.Drives}
+	for i := range l.drives {
+		d, ok := goal.Drive(l.drives[i].Num)
+		if !ok {
+			return fmt.Errorf("the goal does not say what becomes of drive %d", l.drives[i].Num)
+		}
+		if d.ID != l.drives[i].ID {
+			return fmt.Errorf("drive %d has another id in the goal", d.Num)
+		}
+	}
+	for _, num := range p.Leaving {
+		if _, ok := l.search(num); !ok {
+			return fmt.Errorf("drive %d is to leave, and is not in the layout", num)
+		}
+	}
+	if stay := len(p.Drives) - len(p.Leaving); stay < l.N() {
+		return fmt.Errorf("profile %s needs %d drives, and %d would stay", l.profile, l.N(), stay)
+	}
+	if g.Bytes != nil && len(g.Bytes) != int(l.Partitions()) {
+		return fmt.Errorf("the sizes of %d partitions are given, of %d", len(g.Bytes), l.Partitions())
+	}
+	return nil
+}
+
+// indexes returns the table as indexes into drives, which has all of l's.
+func (l *Layout) indexes(drives []Drive) []uint16 {
+	index := make(map[uint16]uint16, len(drives))
+	for i := range drives {
+		index[drives[i].Num] = uint16(i)
+	}
+	table := make([]uint16, len(l.table))
+	for i, num := range l.table {
+		table[i] = index[num]
+	}
+	return table
+}
