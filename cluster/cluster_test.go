@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/placement"
@@ -386,6 +387,9 @@ func TestCommandsRoundTripAndRefuseUnknownFields(t *testing.T) {
 		{op: opBeginReplace, old: 3, drive: placement.Drive{ID: [16]byte{1}, Node: [16]byte{2}, Zone: "z", Capacity: 1 << 40, Class: "c"}, path: "/d", time: 9},
 		{op: opPublishSwap, id: 4, term: 5, partitions: []uint32{0, 65535, 1}},
 		{op: opSetSettings, settings: Settings{true, true, 1 << 60, time.Hour}},
+		{op: opPutNode, node: testNode(3, "z"), time: 4, change: changeID{7}},
+		{op: opAddDrives, node: Node{ID: disk.ID{3}}, drives: []placement.Drive{newDrive(1), newDrive(2)}},
+		{op: opPutTrust, value: []byte("opaque"), epoch: 3},
 	} {
 		b := c.encode()
 		got, err := decodeCommand(b)
@@ -413,6 +417,10 @@ func FuzzDecode(f *testing.F) {
 	made, _ := emptyState().apply(1, &command{op: opInit, layout: testLayout(f, 3), account: Account{"a", "b"}, key: testKey})
 	made, _ = made.apply(2, &command{op: opBeginReplace, old: 2, drive: newDrive(1), path: "/p", time: 3})
 	f.Add(made.encode())
+	made, _ = made.applyOnce(3, &command{op: opBecomeCluster, node: testNode(1, "z"), change: changeID{1}})
+	made, _ = made.applyOnce(4, &command{op: opAddDrives, node: testNode(1, ""), drives: []placement.Drive{newDrive(9)}, change: changeID{2}})
+	made, _ = made.applyOnce(5, &command{op: opPutTrust, value: []byte("t"), change: changeID{3}})
+	f.Add(made.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if c, err := decodeCommand(b); err == nil && c.op != opInit {
 			if _, err := decodeCommand(c.encode()); err != nil {
@@ -426,9 +434,10 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("state: %v", err)
 			}
 			// Whatever was decoded can be applied to.
-			for op := opBeginReplace; op <= opSetSettings; op++ {
+			for op := opBeginReplace; op <= opPutTrust; op++ {
 				for id := range uint64(3) {
-					s, _ = s.apply(s.Applied+1, &command{op: op, id: id, old: uint16(id), drive: newDrive(id), partitions: []uint32{0, 1 << 15}})
+					s, _ = s.applyOnce(s.Applied+1, &command{op: op, id: id, old: uint16(id), drive: newDrive(id), partitions: []uint32{0, 1 << 15},
+						node: testNode(byte(id+1), "z"), drives: []placement.Drive{newDrive(id)}, change: changeID{byte(op), byte(id)}})
 				}
 			}
 			if _, err := decodeState(s.encode()); err != nil {

@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"bytes"
 	"slices"
 
+	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/placement"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -29,6 +31,12 @@ const (
 	opFinishMembership opCode = 14
 	opFinishReplace    opCode = 15
 	opSetSettings      opCode = 16
+
+	opBecomeCluster opCode = 17
+	opPutNode       opCode = 18
+	opRemoveNode    opCode = 19
+	opAddDrives     opCode = 20
+	opPutTrust      opCode = 21
 )
 
 // command is one change of the state. Times and ids travel in it, because applying it must give
@@ -52,6 +60,9 @@ type command struct {
 	partitions []uint32
 	settings   Settings
 	time       int64 // Unix nanoseconds
+	change     changeID
+	node       Node
+	drives     []placement.Drive
 }
 
 // Limits of what is decoded, so that a damaged length allocates nothing large.
@@ -270,6 +281,15 @@ func (c *command) encode() []byte {
 		b = putBytes(b, 17, appendSettings(nil, &c.settings))
 	}
 	b = putUint(b, 18, uint64(c.time))
+	if c.change != (changeID{}) {
+		b = putBytes(b, 19, c.change[:])
+	}
+	if c.node.ID != (disk.ID{}) {
+		b = putBytes(b, 20, appendNode(nil, &c.node))
+	}
+	for i := range c.drives {
+		b = putBytes(b, 21, appendDrive(nil, &c.drives[i]))
+	}
 	return b
 }
 
@@ -322,6 +342,16 @@ func decodeCommand(b []byte) (*command, error) {
 			c.settings, err = decodeSettings(f.bytes)
 		case 18:
 			c.time = int64(f.u)
+		case 19:
+			err = fixed(c.change[:], f.bytes)
+		case 20:
+			c.node, err = decodeNode(f.bytes)
+		case 21:
+			var d placement.Drive
+			if d, err = decodeDrive(f.bytes); len(c.drives) == maxNewDrives {
+				err = errMalformed()
+			}
+			c.drives = append(c.drives, d)
 		default:
 			return false, nil
 		}
@@ -364,6 +394,15 @@ func (s *State) encode() []byte {
 	if s.gen.number != 0 {
 		b = putBytes(b, 13, appendGeneration(nil, &s.gen))
 	}
+	for i := range s.nodes {
+		b = putBytes(b, 14, appendNode(nil, &s.nodes[i]))
+	}
+	b = putBytes(b, 15, s.trust)
+	b = putUint(b, 16, s.trustRevision)
+	b = putUint(b, 17, uint64(s.lastDrive))
+	s.recent.each(func(id changeID, index uint64, result []byte) {
+		b = putBytes(b, 18, appendRemembered(nil, id, index, result))
+	})
 	return b
 }
 
@@ -421,6 +460,22 @@ func decodeState(b []byte) (*State, error) {
 			s.settings, err = decodeSettings(f.bytes)
 		case 13:
 			s.gen, err = decodeGeneration(f.bytes)
+		case 14:
+			var n Node
+			if n, err = decodeNode(f.bytes); err == nil {
+				if last := len(s.nodes); last == maxNodes || n.ID == (disk.ID{}) || last > 0 && bytes.Compare(s.nodes[last-1].ID[:], n.ID[:]) >= 0 {
+					return true, errMalformed()
+				}
+				s.nodes = append(s.nodes, n)
+			}
+		case 15:
+			s.trust = bytes.Clone(f.bytes)
+		case 16:
+			s.trustRevision = f.u
+		case 17:
+			s.lastDrive, err = driveNum(f.u)
+		case 18:
+			s.recent, err = s.recent.decodeOne(f.bytes)
 		default:
 			return false, nil
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/placement"
@@ -32,6 +33,11 @@ type DriveStore struct {
 type Config struct {
 	Drives []DriveStore // those that are open
 	Logger *slog.Logger
+	// Network reaches the other processes of the cluster; nil: there are none.
+	Network Network
+	// Peers returns nodes that may be reached now, as gossip knows them: a process that knows no state yet asks
+	// them who leads. It may be nil.
+	Peers func() []disk.ID
 	// ChangeTimeout bounds one try of a change, and the wait for a leader in it; 0 means 4 s.
 	ChangeTimeout time.Duration
 }
@@ -63,6 +69,8 @@ type Control struct {
 	tasks   sync.WaitGroup // copies being written, voters being shut down or replaced
 	closing chan struct{}  // closed by Close
 	barrier atomic.Uint64  // the newest term in which the leader's state is known to be current
+
+	changed chan struct{} // closed, and made anew, when the state changes; guarded by mu
 }
 
 // turn is a lock that is held across waits. A goroutine that waits for it is seen to wait by
@@ -109,7 +117,7 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 		c.ChangeTimeout = 4 * time.Second
 	}
 	k := &Control{c: c, log: c.Logger, voters: map[uint16]*voter{}, copies: map[uint16]*copyOf{}, late: map[*copyOf]bool{},
-		membership: newTurn(), lifecycle: newTurn(), closing: make(chan struct{})}
+		membership: newTurn(), lifecycle: newTurn(), closing: make(chan struct{}), changed: make(chan struct{})}
 	k.state.Store(emptyState())
 	for _, d := range c.Drives {
 		s, err := readCopy(d.KV)
@@ -134,6 +142,21 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 // State returns what is known here now. It never blocks.
 func (k *Control) State() *State { return k.state.Load() }
 
+// Changed returns a channel that is closed when the state becomes another than it is at the call: take it
+// first, and State then.
+func (k *Control) Changed() <-chan struct{} {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.changed
+}
+
+// show makes s the state. The caller holds mu.
+func (k *Control) show(s *State) {
+	k.state.Store(s)
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
 // addCopy begins to write to a drive's copy, and brings it up to the state. A copy that is newer
 // than the state becomes the state. Where the state is of another generation, the drive's voter is
 // dropped together with what the copy had.
@@ -144,7 +167,7 @@ func (k *Control) addCopy(d DriveStore) {
 	}
 	k.mu.Lock()
 	if err == nil && old != nil && old.newerThan(k.State()) {
-		k.state.Store(old)
+		k.show(old)
 	}
 	s := k.State()
 	cp := &copyOf{kv: d.KV, log: k.log.With("drive", d.Num), tasks: &k.tasks, gen: s.gen}
@@ -176,7 +199,7 @@ func (k *Control) publish(prev uint64, raw []byte, s *State) {
 	if !s.newerThan(k.State()) {
 		return
 	}
-	k.state.Store(s)
+	k.show(s)
 	for _, cp := range k.copies {
 		cp.submit(prev, raw, s)
 	}
@@ -268,7 +291,7 @@ func (f *fsm) Apply(l *raft.Log) any {
 		return err
 	}
 	prev := f.s.Applied
-	next, result := f.s.apply(l.Index, c)
+	next, result := f.s.applyOnce(l.Index, c)
 	f.s = next
 	f.k.publish(prev, l.Data, next)
 	return result

@@ -182,7 +182,7 @@ func readCopy(kv metadata.KV) (*State, error) {
 		if err != nil {
 			return err
 		}
-		s, _ = s.apply(index, c)
+		s, _ = s.applyOnce(index, c)
 		return nil
 	})
 	return s, err

@@ -267,7 +267,7 @@ func (k *Control) enterNew(s, next *State, conf raft.Configuration, written map[
 	if k.State() != s {
 		return false
 	}
-	k.state.Store(next)
+	k.show(next)
 	k.members = nil
 	for _, x := range conf.Servers {
 		k.members = append(k.members, x.ID)
@@ -302,7 +302,7 @@ func (k *Control) enterLater(s *State) bool {
 	k.stopAll()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.state.Store(s)
+	k.show(s)
 	k.members = nil
 	k.barrier.Store(0)
 	for _, cp := range k.copies {

@@ -143,14 +143,11 @@ func (s *State) beginReplace(next *State, c *command) (any, error) {
 		return refuse(errs.Invalid, "a drive is replaced by one of the same node")
 	}
 	d.Node, d.Zone, d.Class = old.Node, old.Zone, old.Class
-	top := slices.MaxFunc(s.layout.Drives(), func(a, b placement.Drive) int { return int(a.Num) - int(b.Num) }).Num
-	if n := len(s.retired); n > 0 {
-		top = max(top, s.retired[n-1])
-	}
+	top := s.topDrive()
 	if top == ^uint16(0) {
 		return refuse(errs.Invalid, "the numbers of drives are used up")
 	}
-	d.Num = top + 1 // every number that was ever given is in the layout or retired
+	d.Num = top + 1
 	l, err := s.layout.WithDrive(d)
 	if err != nil {
 		return nil, err

@@ -67,11 +67,17 @@ type State struct {
 	retired         []uint16      // ascending; never shortened
 	replacements    []Replacement // ascending by id
 	lastReplacement uint64        // id that was given last
+
+	nodes         []Node // ascending by id; none in a store of one process
+	trust         []byte // of the certificates; opaque here
+	trustRevision uint64 // how often trust was put
+	lastDrive     uint16 // highest number that AddDrives gave
+	recent        remembered
 }
 
 func emptyState() *State {
 	return &State{nextID: 1, byName: iradix.New(), byID: iradix.New(),
-		accounts: map[string]Account{}, keys: map[string]AccessKey{}}
+		accounts: map[string]Account{}, keys: map[string]AccessKey{}, recent: newRemembered()}
 }
 
 // Initialized reports whether the cluster was ever made.
@@ -187,6 +193,14 @@ func (s *State) apply(index uint64, c *command) (*State, any) {
 		result, err := s.applyReplace(&next, c)
 		if err != nil {
 			return &next, err
+		}
+		return &next, result
+	case opBecomeCluster, opPutNode, opRemoveNode, opAddDrives, opPutTrust:
+		result, err := s.applyNodes(&next, c)
+		if err != nil {
+			same := *s // a refusal leaves nothing half done
+			same.Applied = index
+			return &same, err
 		}
 		return &next, result
 	}
