@@ -35,13 +35,13 @@ func (s *State) AppendTo(b []byte) []byte {
 	b = append(b, stateVersion, flags)
 	b = append(b, s.cluster[:]...)
 	b = binary.BigEndian.AppendUint64(b, s.number)
-	b = append(b, s.verifier...)
+	b = append(b, s.verifier.bytes()...)
 	b = s.authorityStep.appendTo(b, len(s.authorities))
 	for _, a := range s.authorities {
 		b = binary.BigEndian.AppendUint16(b, uint16(len(a.cert.Raw)))
 		b = append(b, a.cert.Raw...)
 		if a.key != nil {
-			key, err := a.key.Bytes()
+			key, err := a.key().Bytes()
 			if err != nil {
 				panic("trust: a P-256 key without bytes: " + err.Error())
 			}
@@ -50,7 +50,7 @@ func (s *State) AppendTo(b []byte) []byte {
 	}
 	b = s.gossipStep.appendTo(b, len(s.gossip))
 	for _, k := range s.gossip {
-		b = append(b, k...)
+		b = append(b, k.bytes()...)
 	}
 	b = binary.BigEndian.AppendUint16(b, uint16(len(s.revoked)))
 	for _, r := range s.revoked {
@@ -95,13 +95,13 @@ func Decode(b []byte) (*State, error) {
 	r.check(s.cluster != [16]byte{})
 	s.number = r.uint64()
 	if full {
-		s.verifier = slices.Clone(r.take(keyBytes))
+		s.verifier = hide(r.take(keyBytes))
 	}
 	for range s.authorityStep.read(&r) {
 		s.authorities = append(s.authorities, readAuthority(&r, full))
 	}
 	for range s.gossipStep.read(&r) {
-		s.gossip = append(s.gossip, slices.Clone(r.take(keyBytes)))
+		s.gossip = append(s.gossip, hide(r.take(keyBytes)))
 	}
 	n := int(r.uint16())
 	r.check(n <= maxRevocations)
@@ -149,8 +149,9 @@ func readAuthority(r *reader, full bool) (a authority) {
 	pub, ok := cert.PublicKey.(*ecdsa.PublicKey)
 	r.check(ok && pub.Curve == elliptic.P256())
 	if full && !r.bad {
-		a.key, err = ecdsa.ParseRawPrivateKey(elliptic.P256(), r.take(keyBytes))
-		r.check(err == nil && a.key.PublicKey.Equal(pub))
+		key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), r.take(keyBytes))
+		r.check(err == nil && key.PublicKey.Equal(pub))
+		a.key = func() *ecdsa.PrivateKey { return key }
 	}
 	return a
 }

@@ -83,7 +83,7 @@ func (s *State) issue(op string, pub *ecdsa.PublicKey, node [16]byte, now time.T
 			BasicConstraintsValid: true,
 			KeyUsage:              x509.KeyUsageDigitalSignature,
 			ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		}, a.cert, pub, a.key)
+		}, a.cert, pub, a.key())
 		return der, errs.As(op, errs.Internal, err)
 	}
 }

@@ -411,9 +411,12 @@ func refuse(conn *tls.Conn, err error) {
 }
 
 // prover makes the proofs of one channel.
-type prover struct{ verifier, exporter []byte }
+type prover struct {
+	verifier hidden
+	exporter []byte
+}
 
-func newProver(conn *tls.Conn, verifier []byte) (*prover, error) {
+func newProver(conn *tls.Conn, verifier hidden) (*prover, error) {
 	cs := conn.ConnectionState()
 	exporter, err := cs.ExportKeyingMaterial(exporterName, nil, 32)
 	return &prover{verifier, exporter}, err
@@ -421,7 +424,7 @@ func newProver(conn *tls.Conn, verifier []byte) (*prover, error) {
 
 // proof shows that a side knows the secret, on this channel and no other, and stands for what it says.
 func (p *prover) proof(label string, body []byte) []byte {
-	h := hmac.New(sha256.New, p.verifier)
+	h := hmac.New(sha256.New, p.verifier.bytes())
 	io.WriteString(h, label)
 	h.Write([]byte{0})
 	h.Write(p.exporter)

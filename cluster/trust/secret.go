@@ -76,12 +76,28 @@ func (s Secret) IsZero() bool { return s.text == nil }
 
 // verifier derives what proves the secret and does not reveal it. It is worth as much as the secret
 // to who wants to join, so it is kept as well as the authority's key.
-func (s Secret) verifier() []byte {
+func (s Secret) verifier() hidden {
 	key, err := hkdf.Key(sha256.New, []byte(s.Reveal()), nil, "ostraka cluster secret 1", sha256.Size)
 	if err != nil {
 		panic("trust: HKDF refuses constant lengths: " + err.Error())
 	}
-	return key
+	return hide(key)
+}
+
+// hidden are bytes that nothing prints by mistake: fmt follows a pointer to a slice or a struct in some cases, and one to a string in none.
+type hidden struct{ text *string }
+
+func hide(b []byte) hidden {
+	text := string(b)
+	return hidden{&text}
+}
+
+// bytes returns a copy; nil if there are none.
+func (h hidden) bytes() []byte {
+	if h.text == nil {
+		return nil
+	}
+	return []byte(*h.text)
 }
 
 const redacted = "(secret)"

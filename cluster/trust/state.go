@@ -77,7 +77,7 @@ func (r rotation) used() int {
 // authority is one certificate authority of the cluster.
 type authority struct {
 	cert *x509.Certificate
-	key  *ecdsa.PrivateKey // nil in a public state
+	key  func() *ecdsa.PrivateKey // nil in a public state; a function, since nothing prints what one returns
 }
 
 // revocation says that a node's certificates are not believed any more.
@@ -90,11 +90,11 @@ type revocation struct {
 type State struct {
 	cluster  [16]byte
 	number   uint64
-	verifier []byte // nil in a public state
+	verifier hidden // none in a public state
 
 	authorities   []authority // oldest first
 	authorityStep rotation
-	gossip        [][]byte // oldest first
+	gossip        []hidden // oldest first
 	gossipStep    rotation
 
 	revoked []revocation // ascending by node
@@ -115,7 +115,7 @@ func New(cluster [16]byte, secret Secret, now time.Time) (*State, error) {
 	}
 	return &State{cluster: cluster, number: 1, verifier: secret.verifier(),
 		authorities: []authority{a}, authorityStep: rotation{since: now.Unix()},
-		gossip: [][]byte{newGossipKey()}, gossipStep: rotation{since: now.Unix()}}, nil
+		gossip: []hidden{newGossipKey()}, gossipStep: rotation{since: now.Unix()}}, nil
 }
 
 // newAuthority makes a key and its self-signed certificate.
@@ -141,13 +141,13 @@ func newAuthority(cluster [16]byte, now time.Time) (authority, error) {
 		return authority{}, err
 	}
 	cert, err := x509.ParseCertificate(der)
-	return authority{cert, key}, err
+	return authority{cert, func() *ecdsa.PrivateKey { return key }}, err
 }
 
-func newGossipKey() []byte {
+func newGossipKey() hidden {
 	key := make([]byte, keyBytes)
 	rand.Read(key) // never fails
-	return key
+	return hide(key)
 }
 
 // newSerial draws 127 bits, so that the number is positive and at most 16 bytes.
@@ -165,12 +165,12 @@ func (s *State) Cluster() [16]byte { return s.cluster }
 func (s *State) Number() uint64 { return s.number }
 
 // Full reports whether the state has the keys that issue certificates, and the verifier of the secret.
-func (s *State) Full() bool { return s.verifier != nil }
+func (s *State) Full() bool { return s.verifier.text != nil }
 
 // Public returns the state without the keys of the authorities and the verifier.
 func (s *State) Public() *State {
 	p := s.clone()
-	p.verifier = nil
+	p.verifier = hidden{}
 	for i := range p.authorities {
 		p.authorities[i].key = nil
 	}
@@ -180,10 +180,10 @@ func (s *State) Public() *State {
 // GossipKeys returns the keys of the gossip, 32 bytes each, the one to encrypt with first. The caller owns them.
 func (s *State) GossipKeys() [][]byte {
 	used := s.gossipStep.used()
-	keys := [][]byte{slices.Clone(s.gossip[used])}
+	keys := [][]byte{s.gossip[used].bytes()}
 	for i, k := range s.gossip {
 		if i != used {
-			keys = append(keys, slices.Clone(k))
+			keys = append(keys, k.bytes())
 		}
 	}
 	return keys
