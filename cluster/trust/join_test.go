@@ -311,10 +311,12 @@ func TestWhatIsMalformedIsRefusedAndBounded(t *testing.T) {
 		mb.time.add(attemptWindow)
 		conn := must(tls.Dial("tcp", mb.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{JoinProtocol}}))(t)
 		conn.SetDeadline(time.Now().Add(30 * time.Second))
-		if err := writeMessage(conn, c.typ, c.body); err != nil {
-			t.Fatal(err)
+		err := writeMessage(conn, c.typ, c.body)
+		var typ byte
+		var body []byte
+		if err == nil { // the member may hang up over what is too long
+			typ, body, err = readMessage(conn, maxRequest)
 		}
-		typ, body, err := readMessage(conn, maxRequest)
 		if err == nil && (typ != msgRefused || len(body) > 3+maxText) {
 			t.Errorf("%s: got message %d with %d bytes", c.name, typ, len(body))
 		}

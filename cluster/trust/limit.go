@@ -14,6 +14,7 @@ const (
 	maxSources     = 1024        // remembered; further ones share one count
 	maxJoins       = 32          // at a time, of all sources
 	otherSources   = 100         // failed ones within attemptWindow of all that share
+	sweepEvery     = time.Second // at most so often old sources are looked for
 	ipv6SourceBits = 64          // one customer has as many
 )
 
@@ -24,6 +25,7 @@ type limiter struct {
 	mu      sync.Mutex // guards all below
 	sources map[netip.Prefix]*tally
 	others  tally
+	swept   time.Time // when sources were last forgotten
 }
 
 // tally counts the failed attempts of a window.
@@ -78,7 +80,8 @@ func (l *limiter) tally(remote net.Addr, now time.Time) (*tally, int) {
 	if t := l.sources[from]; t != nil {
 		return t, attempts
 	}
-	if len(l.sources) >= maxSources {
+	if age := now.Sub(l.swept); len(l.sources) >= maxSources && (age >= sweepEvery || age < 0) {
+		l.swept = now
 		for k, t := range l.sources {
 			if age := now.Sub(t.began); age >= attemptWindow || age < 0 {
 				delete(l.sources, k)
