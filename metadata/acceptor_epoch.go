@@ -267,6 +267,9 @@ func (a *Acceptor) Wedge(_ context.Context, m *WedgeRequest) (*WedgeReply, error
 // Transfer writes rows of the image that the next epoch begins with.
 func (a *Acceptor) Transfer(ctx context.Context, m *TransferRequest) (*TransferReply, error) {
 	const op = "metadata.Transfer"
+	if m.Transition == 0 {
+		return a.remove(ctx, m)
+	}
 	if len(m.Rows) > MaxRows || m.Floor.IsZero() || m.Floor.Counter > MaxCounter {
 		return nil, errs.E(op, errs.Invalid, "malformed transfer")
 	}
@@ -408,10 +411,11 @@ func (a *Acceptor) Installed(_ context.Context, partitions []uint32) ([]uint64, 
 	return list, nil
 }
 
-// moving reports whether a partition of the drive is between two epochs.
+// moving reports whether a partition of the drive is between two epochs. One that it has left, as the layout
+// tells, is not.
 func (a *Acceptor) moving() bool {
-	for _, r := range *a.epochs.Load() {
-		if r.ended() {
+	for p, r := range *a.epochs.Load() {
+		if epoch, member := a.epoch(p); r.ended() && (member || epoch <= r.wedged) {
 			return true
 		}
 	}

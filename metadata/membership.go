@@ -96,7 +96,8 @@ type TransferRow struct {
 }
 
 // TransferRequest brings at most MaxRows rows to a drive that was wedged under the same Floor, by the
-// same term.
+// same term. With a zero Transition it removes rows, of which the states are zero, from a drive that is no
+// member of their partitions, and about to be none.
 type TransferRequest struct {
 	Drive            uint16
 	Transition, Term uint64
@@ -150,6 +151,8 @@ type Swap struct {
 	OldGone          bool // Old is closed and will never serve again; it is not asked
 	Layout           *placement.Layout
 	Groups           []placement.Group // of Layout; each has Old, none has New
+	// Next are the quorums of the next epochs, by group; nil: they stay.
+	Next []placement.Quorum
 	// Fences are the epochs of buckets as far as the control plane knows them (bucket, epoch), beyond
 	// those that the drives tell.
 	Fences []Fence

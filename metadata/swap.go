@@ -13,6 +13,7 @@ import (
 // A seat that fails is given up with lose. docs/protocol.md, "Change of membership", says why this is safe.
 type swapper struct {
 	q    placement.Quorum
+	w    int  // members that must have the image: W, of this epoch or of the next, whichever is more
 	old  int  // the seat that changes hands
 	gone bool // who sits there will never serve again, and is not asked
 	mut  mutations
@@ -26,7 +27,7 @@ type swapper struct {
 
 func newSwapper(q placement.Quorum, old int, gone bool, mut mutations) *swapper {
 	n := q.N + 1
-	return &swapper{q: q, old: old, gone: gone, mut: mut, present: make([]bool, n), held: make([]bool, n), installed: make([]bool, n)}
+	return &swapper{q: q, w: q.W, old: old, gone: gone, mut: mut, present: make([]bool, n), held: make([]bool, n), installed: make([]bool, n)}
 }
 
 // newcomer is the newcomer's seat.
@@ -62,7 +63,7 @@ func (s *swapper) enough() bool {
 // wedged reports whether the drives that are wedged suffice to go on, and fixes whether the newcomer
 // must get every row.
 func (s *swapper) wedged() bool {
-	s.full = s.survivors(s.held) < s.q.W
+	s.full = s.survivors(s.held) < s.w
 	return s.suffice(s.held)
 }
 
@@ -100,7 +101,7 @@ func (s *swapper) suffice(list []bool) bool {
 	if s.gone {
 		members--
 	}
-	return n >= learn && silent >= q.Z && image >= q.W && 2*n > members
+	return n >= learn && silent >= q.Z && image >= s.w && 2*n > members
 }
 
 // counts reports whether the drive at seat has all that the next epoch begins with, once everything was
@@ -117,11 +118,11 @@ func (s *swapper) begins(seat int) bool {
 // carried reports whether enough drives have what the next epoch begins with. Who leaves may have been lost
 // before it told what it holds: without it the others must be enough to learn what is chosen.
 func (s *swapper) carried() bool {
-	return s.holders(s.held) >= s.q.W && count(s.held[:s.q.N]) >= s.q.N-s.q.W+1
+	return s.holders(s.held) >= s.w && count(s.held[:s.q.N]) >= s.q.N-s.q.W+1
 }
 
 // ready reports whether the next epoch may be published.
-func (s *swapper) ready() bool { return s.holders(s.installed) >= s.q.W }
+func (s *swapper) ready() bool { return s.holders(s.installed) >= s.w }
 
 func (s *swapper) holders(list []bool) int {
 	n := 0

@@ -55,6 +55,7 @@ type swapPart struct {
 	*swapper
 	g     placement.Group
 	seats []uint16 // drives by seat
+	clean bool     // the newcomer was wedged, hence has no rows but those that were carried to it
 }
 
 // swapDrive is one drive and where it sits.
@@ -73,7 +74,8 @@ type swapSeat struct {
 
 func (c *Client) newSwapping(sw *Swap, mut mutations) (*swapping, error) {
 	const op = "metadata.Swap"
-	if sw.Transition == 0 || sw.Term == 0 || sw.Layout == nil || sw.Publish == nil || sw.Old == sw.New || len(sw.Groups) > MaxBatch {
+	if sw.Transition == 0 || sw.Term == 0 || sw.Layout == nil || sw.Publish == nil || sw.Old == sw.New || len(sw.Groups) > MaxBatch ||
+		sw.Next != nil && len(sw.Next) != len(sw.Groups) {
 		return nil, errs.E(op, errs.Invalid, "malformed change of membership")
 	}
 	s := &swapping{c: c, sw: sw, fences: map[uint64]uint64{}, carried: map[string]bool{}}
@@ -81,12 +83,15 @@ func (c *Client) newSwapping(sw *Swap, mut mutations) (*swapping, error) {
 		s.fences[f.Bucket] = max(s.fences[f.Bucket], f.Epoch)
 	}
 	at := map[uint16]*swapDrive{}
-	for _, g := range sw.Groups {
+	for i, g := range sw.Groups {
 		old := g.Position(sw.Old)
 		if old < 0 || g.Position(sw.New) >= 0 || len(g.Drives) != g.Quorum.N {
 			return nil, errs.E(op, errs.Invalid, "a group has not the drive to be replaced, or has the other already")
 		}
 		p := &swapPart{swapper: newSwapper(g.Quorum, old, sw.OldGone, mut), g: g, seats: append(slices.Clone(g.Drives), sw.New)}
+		if sw.Next != nil {
+			p.w = max(p.w, sw.Next[i].W)
+		}
 		s.parts = append(s.parts, p)
 		for seat, num := range p.seats {
 			if !p.asks(seat) {
@@ -130,6 +135,13 @@ func (s *swapping) run(ctx context.Context) (SwapReport, error) {
 	if len(s.parts) == 0 {
 		s.report.Skipped = s.skipping
 		return s.report, errs.E(op, errs.Unavailable, "too few drives answered to change a membership")
+	}
+	if err := s.clean(ctx); err != nil {
+		return s.report, errs.Wrap(op, err)
+	}
+	if len(s.parts) == 0 {
+		s.report.Skipped = s.skipping
+		return s.report, errs.E(op, errs.Unavailable, "the new member could not be made empty")
 	}
 	begun := s.c.Now()
 	err := s.move(ctx)
@@ -249,6 +261,7 @@ func (s *swapping) ask(ctx context.Context) error {
 			}
 			if slices.Contains(r.Begun, t.p.g.Partition) {
 				t.p.began()
+				t.p.clean = t.p.clean || t.seat == t.p.newcomer()
 			}
 		}
 		return nil
@@ -355,7 +368,11 @@ func (s *swapping) slicesOf(d *swapDrive, f func(*swapPart) bool) (list []uint16
 
 // span returns the slices of a partition.
 func (s *swapping) span(partition uint32) (first uint16, n int) {
-	bits := int(s.sw.Layout.Bits())
+	return spanOf(s.sw.Layout, partition)
+}
+
+func spanOf(l *placement.Layout, partition uint32) (first uint16, n int) {
+	bits := int(l.Bits())
 	if bits > placement.SliceBits {
 		return uint16(partition >> (bits - placement.SliceBits)), 1
 	}
