@@ -104,7 +104,7 @@ func (s *domains) setCaps() {
 // vertex is a vertex of the flow network: a drive, or a domain of vertices.
 type vertex struct {
 	limit  float64 // places that it lets through
-	weight float64 // of a drive
+	weight float64 // of a drive, above 0; a domain has none
 	drive  int     // index, of a drive
 	kids   []*vertex
 }
@@ -133,7 +133,7 @@ func (s *domains) network() *vertex {
 // flow returns how many places go through v when a drive gets level places for each unit of its
 // weight: rising in level.
 func (v *vertex) flow(level float64) float64 {
-	if v.kids == nil {
+	if v.weight > 0 {
 		return min(v.limit, float64(v.weight*level))
 	}
 	sum := 0.0
@@ -145,7 +145,7 @@ func (v *vertex) flow(level float64) float64 {
 
 // whole is flow with drives that have whole places only.
 func (v *vertex) whole(level float64) float64 {
-	if v.kids == nil {
+	if v.weight > 0 {
 		return min(v.limit, math.Floor(float64(v.weight*level)+1e-9))
 	}
 	sum := 0.0
@@ -177,7 +177,7 @@ func levelFor(amount float64, flow func(level float64) float64) float64 {
 
 // fill divides amount among the drives under v in proportion to weight, as far as the limits allow.
 func (v *vertex) fill(amount float64, share []float64) {
-	if v.kids == nil {
+	if v.weight > 0 {
 		share[v.drive] = amount
 		return
 	}
