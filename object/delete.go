@@ -25,7 +25,8 @@ func (s *Store) delete(ctx context.Context, op string, p *place, o *DeleteOption
 	}
 	salt, now := newSalt(), s.now()
 	var res DeleteResult
-	_, err := s.update(ctx, op, p, p.object(), metadata.Operation{},
+	said := make(map[*metadata.Change]DeleteResult, 1)
+	done, err := s.update(ctx, op, p, p.object(), metadata.Operation{},
 		func(base *metadata.State, r rows, rm *removal) (*metadata.Change, error) {
 			var cur *metadata.Version
 			if base != nil {
@@ -45,8 +46,12 @@ func (s *Store) delete(ctx context.Context, op string, p *place, o *DeleteOption
 			if err == nil && p.bucket.Versioning != Unversioned {
 				res.DeleteMarker, res.VersionID = true, formatVersionID(marker.ID)
 			}
+			said[c] = res
 			return c, err
 		})
+	if done.change != nil {
+		res = said[done.change]
+	}
 	return res, err
 }
 
@@ -69,9 +74,9 @@ func (s *Store) deleteVersion(ctx context.Context, op string, p *place, o *Delet
 		q.Seqs = []uint64{seqOf(id)}
 	}
 	res := DeleteResult{Versioning: p.bucket.Versioning, VersionID: *o.VersionID}
-	_, err := s.update(ctx, op, p, p.object(), metadata.Operation{Query: q},
+	marker := make(map[*metadata.Change]bool, 1) // null may name several versions in turn
+	done, err := s.update(ctx, op, p, p.object(), metadata.Operation{Query: q},
 		func(base *metadata.State, r rows, rm *removal) (*metadata.Change, error) {
-			res.DeleteMarker = false
 			v, need := find(base, r, id)
 			if need != 0 && r.bySeq(need) == nil && id == (metadata.VersionID{}) {
 				return nil, &needRow{need}
@@ -87,9 +92,13 @@ func (s *Store) deleteVersion(ctx context.Context, op string, p *place, o *Delet
 					return nil, err
 				}
 			}
-			res.DeleteMarker = v.Kind == metadata.VersionDeleteMarker
-			return removeVersion(base, r, v, rm)
+			c, err := removeVersion(base, r, v, rm)
+			marker[c] = v.Kind == metadata.VersionDeleteMarker
+			return c, err
 		})
+	if done.change != nil {
+		res.DeleteMarker = marker[done.change]
+	}
 	return res, err
 }
 
@@ -149,8 +158,8 @@ func (s *Store) Modify(ctx context.Context, bucket, key string, versionID *strin
 		return Info{}, err
 	}
 	seq, id := v.Seq, v.ID
-	var info Info
-	_, err = s.update(ctx, op, p, p.object(), metadata.Operation{Query: metadata.Query{Seqs: []uint64{seq}}},
+	said := make(map[*metadata.Change]Info, 1) // without a version id each round may find another
+	done, err := s.update(ctx, op, p, p.object(), metadata.Operation{Query: metadata.Query{Seqs: []uint64{seq}}},
 		func(base *metadata.State, r rows, _ *removal) (*metadata.Change, error) {
 			var at *metadata.Version
 			if versionID == nil {
@@ -171,8 +180,9 @@ func (s *Store) Modify(ctx context.Context, bucket, key string, versionID *strin
 			if err := change(&next); err != nil {
 				return nil, err
 			}
-			info = infoOf(p.bucket, key, &next, base.Current.Seq == next.Seq)
-			return replaceInPlace(base, &next), nil
+			c := replaceInPlace(base, &next)
+			said[c] = infoOf(p.bucket, key, &next, base.Current.Seq == next.Seq)
+			return c, nil
 		})
-	return info, err
+	return said[done.change], err
 }

@@ -530,7 +530,7 @@ func (s *Store) beginCompletion(ctx context.Context, op string, p *place, id met
 	}
 	v.Manifest = &w.data
 	lost := false
-	view, err := w.commit(ctx, op, p, func(base *metadata.State, _ rows, _ *removal) (*metadata.Change, error) {
+	done, err := w.commit(ctx, op, p, func(base *metadata.State, _ rows, _ *removal) (*metadata.Change, error) {
 		if lost = base == nil || base.Current == nil || base.Current.Status != metadata.UploadOpen; lost {
 			return nil, noUpload(op, p, hex.EncodeToString(id[:]))
 		}
@@ -540,8 +540,12 @@ func (s *Store) beginCompletion(ctx context.Context, op string, p *place, id met
 		c.Current = &next
 		return c, nil
 	})
+	if err == nil && done.view.State.Current == nil {
+		// It was chosen in somebody else's round; the upload was aborted and cleared since.
+		return nil, noUpload(op, p, hex.EncodeToString(id[:]))
+	}
 	if err == nil {
-		return view.State, nil
+		return done.view.State, nil
 	}
 	if !lost {
 		return nil, err
@@ -645,10 +649,10 @@ func wholeChecksum(up *metadata.Version, parts []manifestPart) ([]metadata.Check
 func (s *Store) finishCompletion(ctx context.Context, op string, p *place, id metadata.UploadID, st *metadata.State, conditions *Conditions) (Info, error) {
 	v := st.Current.Completed
 	salt, now := newSalt(), s.now()
-	done := false
-	view, err := s.update(ctx, op, p, p.object(), metadata.Operation{ID: completionOp(id)},
+	over := false
+	done, err := s.update(ctx, op, p, p.object(), metadata.Operation{ID: completionOp(id)},
 		func(base *metadata.State, r rows, rm *removal) (*metadata.Change, error) {
-			if done = holds(base, id); done {
+			if over = holds(base, id); over {
 				return nil, nothing{}
 			}
 			// The ring may have forgotten that this completion was applied, and its version be replaced.
@@ -660,7 +664,7 @@ func (s *Store) finishCompletion(ctx context.Context, op string, p *place, id me
 				return nil, err
 			}
 			if again == nil || again.Current.Status != metadata.UploadCompleting {
-				done = true
+				over = true
 				return nil, nothing{}
 			}
 			if conditions != nil {
@@ -675,10 +679,10 @@ func (s *Store) finishCompletion(ctx context.Context, op string, p *place, id me
 		return Info{}, err
 	}
 	var at *metadata.Version
-	if view != nil && view.State != nil {
-		at = versionOf(view.State, id)
+	if done.view != nil && done.view.State != nil {
+		at = versionOf(done.view.State, id)
 	}
-	if done || at == nil {
+	if over || at == nil {
 		// The operation is over, and its version is not in the state that this round found or made: it was
 		// applied and replaced, or called off, perhaps between two rounds of this very update.
 		return s.whatBecame(ctx, op, p, id)

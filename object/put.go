@@ -99,19 +99,17 @@ func (s *Store) put(ctx context.Context, op string, p *place, body io.Reader, v 
 	}
 	v.Size, v.Data, v.Checksums, v.ETag = w.sums.Size, &w.data, w.sums.Checksums, etagOf(w.sums)
 	salt, now := newSalt(), s.now()
-	proposed := v
-	view, err := w.commit(ctx, op, p, func(base *metadata.State, r rows, rm *removal) (*metadata.Change, error) {
+	done, err := w.commit(ctx, op, p, func(base *metadata.State, r rows, rm *removal) (*metadata.Change, error) {
 		if err := checkWrite(op, p, &o.If, base); err != nil {
 			return nil, err
 		}
 		next := *v
-		proposed = &next
 		return push(base, r, &next, p.bucket.Versioning, salt, now, rm)
 	})
 	if err != nil {
 		return Info{}, err
 	}
-	return infoOf(p.bucket, string(p.key), committed(view, proposed, v.Data.ID), true), nil
+	return infoOf(p.bucket, string(p.key), done.change.Current, true), nil
 }
 
 // etagOf is the MD5 in hex, or, where none was computed, the first checksum in the form of a
@@ -123,22 +121,6 @@ func etagOf(sums Sums) string {
 	var b [16]byte
 	copy(b[:], sums.Checksums[0].Value)
 	return hex.EncodeToString(b[:]) + "-1"
-}
-
-// committed returns the version of an update's view that holds the data written; where a later
-// write has already replaced it, v as it was proposed.
-func committed(view *metadata.View, v *metadata.Version, id [16]byte) *metadata.Version {
-	if view != nil && view.State != nil {
-		if c := view.State.Current; c != nil && c.Data != nil && c.Data.ID == id {
-			return c
-		}
-		for i := range view.State.Delta.Put {
-			if c := &view.State.Delta.Put[i]; c.Data != nil && c.Data.ID == id {
-				return c
-			}
-		}
-	}
-	return v
 }
 
 // infoOf describes a version.

@@ -276,58 +276,105 @@ type decide func(base *metadata.State, r rows, rm *removal) (*metadata.Change, e
 
 // update runs one operation on a register of p until it is decided. It serves the wishes that a
 // decision may return: rows, completed uploads. nothing counts as success.
-func (s *Store) update(ctx context.Context, op string, p *place, a metadata.Address, o metadata.Operation, d decide) (*metadata.View, error) {
+func (s *Store) update(ctx context.Context, op string, p *place, a metadata.Address, o metadata.Operation, d decide) (outcome, error) {
 	return s.updateBody(ctx, op, p, a, o, d, nil)
+}
+
+// outcome is how an update ended.
+type outcome struct {
+	view *metadata.View // nil where there was nothing to do
+	// change is the one that was chosen, which need not be the last that was decided: see proposals. Where
+	// somebody else decided, under the same operation id, it is the last one of this process, or nil.
+	change *metadata.Change
+}
+
+// proposals are the changes that the rounds of one update sent out, by ballot. A round may be preempted
+// behind its first Accept, and the next decide anew, on another base; then a third finds that the change of
+// the first was chosen after all, in the round of another writer. The ring of the state says which.
+type proposals struct {
+	last *metadata.Change
+	sent []proposal
+}
+
+type proposal struct {
+	ballot metadata.Ballot
+	change *metadata.Change
+}
+
+// chosen returns the change that st says was chosen for an operation.
+func (m *proposals) chosen(st *metadata.State, id metadata.OpID) *metadata.Change {
+	for i := range st.Ring {
+		if st.Ring[i].Op != id {
+			continue
+		}
+		for _, p := range m.sent {
+			if p.ballot == st.Ring[i].Ballot {
+				return p.change
+			}
+		}
+	}
+	return m.last
 }
 
 // updateBody is update for an operation that names a body, or nil. A partition that changes its members
 // meanwhile is followed into its next epoch under the same operation id, without another upload.
-func (s *Store) updateBody(ctx context.Context, op string, p *place, a metadata.Address, o metadata.Operation, d decide, body *written) (*metadata.View, error) {
+func (s *Store) updateBody(ctx context.Context, op string, p *place, a metadata.Address, o metadata.Operation, d decide, body *written) (outcome, error) {
 	rm := new(removal)
 	var wait patience
+	var made proposals
 	if o.ID == 0 {
 		o.ID = newOpID()
 	}
-	o.Apply = func(base *metadata.State, named []metadata.Version) (*metadata.Change, error) {
-		return d(base, rows(named), rm)
+	o.Apply = func(base *metadata.State, named []metadata.Version) (c *metadata.Change, err error) {
+		c, err = d(base, rows(named), rm)
+		made.last = c
+		return c, err
+	}
+	pin := o.Pin
+	o.Pin = func(ctx context.Context, b metadata.Ballot) error {
+		made.sent = append(made.sent, proposal{b, made.last})
+		if pin == nil {
+			return nil
+		}
+		return pin(ctx, b)
 	}
 	for i := 0; ; {
 		if body != nil {
 			if err := body.follow(p.layout); err != nil {
-				return nil, sentIsUnknown(op, &o, err)
+				return outcome{}, sentIsUnknown(op, &o, err)
 			}
 			o.Seals = body.seals
 		}
 		o.BucketEpoch = p.bucket.Epoch
 		v, err := s.meta.Update(ctx, p.group, a, o)
 		if err == nil {
-			return v, nil
+			return outcome{v, made.chosen(v.State, o.ID)}, nil
 		}
 		var row *needRow
 		var up *needCompleted
 		switch {
 		case errors.As(err, &nothing{}):
-			return v, nil
+			return outcome{}, nil
 		case s.outdated(p, err):
 			if o.Sent.IsZero() {
 				o.Sent = metadata.SentBallot(err)
 			}
 			if err := s.follow(ctx, op, p, true, &wait, err); err != nil {
-				return nil, sentIsUnknown(op, &o, err)
+				return outcome{}, sentIsUnknown(op, &o, err)
 			}
 		case i == attempts:
-			return nil, errs.As("object."+op, errs.Busy, err)
+			return outcome{}, errs.As("object."+op, errs.Busy, err)
 		case errors.As(err, &row):
 			i++
 			o.Query.Seqs = []uint64{row.seq}
 		case errors.As(err, &up):
 			i++
 			if err := s.ensureCompleted(ctx, op, p, up.upload); err != nil {
-				return nil, err
+				return outcome{}, err
 			}
 			rm.add(up.upload)
 		default:
-			return nil, errs.Wrap("object."+op, err)
+			return outcome{}, errs.Wrap("object."+op, err)
 		}
 	}
 }

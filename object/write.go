@@ -386,20 +386,20 @@ func (w *written) operation(p *place) metadata.Operation {
 
 // commit runs update for a body and takes care of the body after it: a failure that is certain takes
 // the body away. What the streams lost the register notes, durably, as it settles.
-func (w *written) commit(ctx context.Context, op string, p *place, d decide) (*metadata.View, error) {
-	v, err := w.s.updateBody(ctx, op, p, w.addr, w.operation(p), d, w)
+func (w *written) commit(ctx context.Context, op string, p *place, d decide) (outcome, error) {
+	done, err := w.s.updateBody(ctx, op, p, w.addr, w.operation(p), d, w)
 	switch {
 	case err == nil:
 		w.s.release(w)
-		return v, nil
+		return done, nil
 	case uncertain(err):
 		// The record may name the body: only a round on the register can tell, and the collection of
 		// orphans makes one.
 		w.s.release(w)
-		return nil, err
+		return outcome{}, err
 	}
 	w.abort()
-	return nil, err
+	return outcome{}, err
 }
 
 // uncertain reports whether a commit that ended with err may have happened, or still happen.
