@@ -126,7 +126,9 @@ func (s *Store) finishDelete(ctx context.Context, op string, b Bucket, epoch uin
 	if err == nil {
 		err = s.control.FinishDeleteBucket(ctx, b.ID, epoch)
 		if errs.Is(err, errs.NotFound) {
-			err = nil // another request finished the same deletion
+			// Another request finished the same deletion, and answers for it. A repetition of this very step
+			// is not told so: the control plane knows it again.
+			return fail(op, &Failure{Reason: ErrNoSuchBucket, Bucket: b.Name})
 		}
 		if errs.Is(err, errs.Stale) {
 			err = errs.As("object."+op, errs.Busy, err) // or it gave it up
@@ -211,6 +213,7 @@ func (s *Store) ResumeDeletions(ctx context.Context) error {
 		switch {
 		case err == nil:
 			s.log.Info("a deletion that was cut short is finished", "bucket", b.Name)
+		case errors.Is(err, ErrNoSuchBucket): // by somebody else
 		case errors.Is(err, ErrBucketNotEmpty):
 			s.log.Info("a deletion that was cut short is given up: the bucket is not empty", "bucket", b.Name)
 		default:

@@ -2,6 +2,7 @@ package object
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,9 +14,13 @@ import (
 type silentControl struct {
 	*testControl
 	silent atomic.Bool
+	before atomic.Pointer[func()] // called once, before the last step of a deletion
 }
 
 func (c *silentControl) FinishDeleteBucket(ctx context.Context, id, epoch uint64) error {
+	if f := c.before.Swap(nil); f != nil {
+		(*f)()
+	}
 	if c.silent.Load() {
 		return errs.E("test", errs.Unknown, "the leader was lost")
 	}
@@ -117,5 +122,42 @@ func TestDeletionUnderWayIsNotTakenOver(t *testing.T) {
 	}
 	if got := d.stale([]Bucket{b}, at.Add(3*time.Hour)); len(got) != 1 {
 		t.Fatalf("not stale: %v", got)
+	}
+}
+
+func TestOfTwoOverlappingDeletionsOneSucceeds(t *testing.T) {
+	ctx := context.Background()
+	s, control, _ := newDeletionStack(t)
+	var second error
+	f := func() { second = s.DeleteBucket(ctx, "bkt") }
+	control.before.Store(&f)
+	if err := s.DeleteBucket(ctx, "bkt"); !errors.Is(err, ErrNoSuchBucket) {
+		t.Errorf("the deletion that another one overtook: %v", err)
+	}
+	if second != nil {
+		t.Errorf("the deletion that ended first: %v", second)
+	}
+	if _, ok := control.Bucket("bkt"); ok {
+		t.Error("the bucket is still there")
+	}
+}
+
+func TestADeletionThatIsResumedWhileItEndsIsNoFailure(t *testing.T) {
+	ctx := context.Background()
+	s, control, now := newDeletionStack(t)
+	control.silent.Store(true)
+	if err := s.DeleteBucket(ctx, "bkt"); err == nil {
+		t.Fatal("the deletion was answered")
+	}
+	control.silent.Store(false)
+	if err := s.ResumeDeletions(ctx); err != nil {
+		t.Fatal(err)
+	}
+	now.Add(61)
+	var other error
+	f := func() { other = s.DeleteBucket(ctx, "bkt") }
+	control.before.Store(&f)
+	if err := s.ResumeDeletions(ctx); err != nil || other != nil {
+		t.Errorf("resumed: %v, the other: %v", err, other)
 	}
 }
