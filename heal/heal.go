@@ -228,7 +228,7 @@ func New(c Config) *Healer {
 	h := &Healer{c: c, limits: limits{swapBatch, maxPending, page}, pace: newPace(c.Load, c.Now), wake: make(chan struct{}, 1), jobs: make(chan struct{}, 1), scrub: make(chan struct{}, 1), back: make(chan struct{}, 1),
 		from: make(map[uint16]places), retry: make(map[string]*pause), since: make(map[erasure.DataID]time.Time),
 		hangs:    hangs{late: make(map[uint16]bool), stuck: make(map[uint16]int)},
-		returned: returned{here: make(map[uint16]bool), todo: make(map[uint16]bool)},
+		returned: returned{here: make(map[uint16]bool), todo: make(map[uint16]bool), times: make(map[uint16]uint64)},
 		rebuilds: make(map[uint64]*rebuild), scrubs: make(map[uint16]*scrubbing), aside: make(map[uint16]int),
 		tombs: tombs{at: make(map[string]*tomb), slices: make(map[uint16]time.Time)}}
 	h.Configure(c.Settings)

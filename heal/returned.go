@@ -27,15 +27,23 @@ import (
 type returned struct {
 	here map[uint16]bool // local drives, at the last look
 	todo map[uint16]bool // came back, and were not compared since
+	// times counts how often a drive came back: a comparison during which it did so again proves nothing.
+	times map[uint16]uint64
 	// epochs is the number of the layout for which the members were seen to be installed; 0: they are to be
 	// looked at.
 	epochs uint64
 }
 
+// add takes note of a drive that came back. The healer's mutex is held.
+func (r *returned) add(num uint16) {
+	r.todo[num] = true
+	r.times[num]++
+}
+
 // Returned says that a local drive was away and is back. It triggers a pass.
 func (h *Healer) Returned(num uint16) {
 	h.mu.Lock()
-	h.returned.todo[num] = true
+	h.returned.add(num)
 	h.mu.Unlock()
 	h.taint(context.Background(), "a drive was away")
 	h.Trigger()
@@ -51,7 +59,7 @@ func (h *Healer) lookAround(ctx context.Context) {
 	for _, d := range local {
 		now[d.Num()] = true
 		if !h.returned.here[d.Num()] {
-			h.returned.todo[d.Num()] = true
+			h.returned.add(d.Num())
 			clear(h.retry) // what waits, waits for drives
 			h.kick(h.back)
 		}
@@ -71,8 +79,10 @@ func (h *Healer) lookAround(ctx context.Context) {
 func (h *Healer) compareReturned(ctx context.Context) error {
 	h.mu.Lock()
 	var todo []uint16
+	times := make(map[uint16]uint64)
 	for num := range h.returned.todo {
 		todo = append(todo, num)
+		times[num] = h.returned.times[num]
 	}
 	h.mu.Unlock()
 	slices.Sort(todo)
@@ -90,7 +100,11 @@ func (h *Healer) compareReturned(ctx context.Context) error {
 			}
 		}
 		h.mu.Lock()
-		delete(h.returned.todo, num)
+		if h.returned.times[num] == times[num] {
+			delete(h.returned.todo, num)
+		} else {
+			h.kick(h.back)
+		}
 		h.mu.Unlock()
 	}
 	return errors.Join(fails...)

@@ -236,3 +236,55 @@ func (o *ordered) Shards(num uint16) (node.Drive, bool) {
 	d, ok := o.world.Shards(num)
 	return orderedDrive{d, o}, ok
 }
+
+// againDrive comes back once more while it is compared.
+type againDrive struct {
+	node.Drive
+	again func()
+}
+
+func (d againDrive) Digests(ctx context.Context) ([]metadata.Digest, error) {
+	list, err := d.Drive.Digests(ctx)
+	d.again()
+	return list, err
+}
+
+type againDrives struct {
+	*world
+	again func(num uint16)
+}
+
+func (w againDrives) Shards(num uint16) (node.Drive, bool) {
+	d, ok := w.world.Shards(num)
+	return againDrive{d, func() { w.again(num) }}, ok
+}
+
+func TestADriveThatReturnsDuringItsComparisonIsComparedAgain(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.put("k", 100)
+	w.heal()
+	w.upkeep()
+	compared := 0
+	w.healer.c.Drives = againDrives{w, func(num uint16) {
+		if num != 1 {
+			return
+		}
+		if compared++; compared == 1 {
+			w.healer.Returned(1)
+		}
+	}}
+	w.healer.Returned(1)
+	for want := 1; want <= 2; want++ {
+		w.upkeep()
+		if compared != want {
+			t.Fatalf("compared %d times, want %d", compared, want)
+		}
+		if todo := w.healer.returned.todo[1]; todo != (want == 1) {
+			t.Fatalf("after %d comparisons it is still to be compared: %v", want, todo)
+		}
+	}
+	w.upkeep()
+	if compared != 2 {
+		t.Errorf("compared %d times, and it came back twice", compared)
+	}
+}
