@@ -37,6 +37,14 @@ const (
 	opRemoveNode    opCode = 19
 	opAddDrives     opCode = 20
 	opPutTrust      opCode = 21
+
+	opApplyPlan    opCode = 40
+	opTakeOverPlan opCode = 41
+	opBeginMoves   opCode = 42
+	opPublishMoves opCode = 43
+	opMovesDone    opCode = 44
+	opRevertPlan   opCode = 45
+	opReleaseDrive opCode = 46
 )
 
 // command is one change of the state. Times and ids travel in it, because applying it must give
@@ -59,6 +67,7 @@ type command struct {
 	path       string
 	partitions []uint32
 	settings   Settings
+	move       moveCommand
 	time       int64 // Unix nanoseconds
 	change     changeID
 	node       Node
@@ -290,7 +299,7 @@ func (c *command) encode() []byte {
 	for i := range c.drives {
 		b = putBytes(b, 21, appendDrive(nil, &c.drives[i]))
 	}
-	return b
+	return c.move.append(b)
 }
 
 func decodeCommand(b []byte) (*command, error) {
@@ -353,7 +362,7 @@ func decodeCommand(b []byte) (*command, error) {
 			}
 			c.drives = append(c.drives, d)
 		default:
-			return false, nil
+			return c.move.field(f)
 		}
 		return true, err
 	})
@@ -403,7 +412,7 @@ func (s *State) encode() []byte {
 	s.recent.each(func(id changeID, index uint64, result []byte) {
 		b = putBytes(b, 18, appendRemembered(nil, id, index, result))
 	})
-	return b
+	return s.moves.append(b)
 }
 
 func decodeState(b []byte) (*State, error) {
@@ -477,7 +486,7 @@ func decodeState(b []byte) (*State, error) {
 		case 18:
 			s.recent, err = s.recent.decodeOne(f.bytes)
 		default:
-			return false, nil
+			return s.moves.field(f)
 		}
 		return true, err
 	})
@@ -485,6 +494,9 @@ func decodeState(b []byte) (*State, error) {
 		err = errMalformed()
 	}
 	if n := len(s.replacements); err == nil && n > 0 && s.replacements[n-1].ID > s.lastReplacement {
+		err = errMalformed()
+	}
+	if p := s.moves.plan; err == nil && p != nil && p.ID > s.lastReplacement {
 		err = errMalformed()
 	}
 	if err != nil {

@@ -92,9 +92,10 @@ func (s *State) applyReplace(next *State, c *command) (any, error) {
 			return nil, err
 		}
 		next.layout = l // the commit point of a swap
+		next.planSwapped(s.layout, r.Old, r.New, c.partitions)
 	case opFinishMembership:
 		if _, ok := s.layout.Drive(r.Old); ok {
-			l, err := s.layout.Without(r.Old)
+			l, err := s.layout.WithoutLost(r.Old)
 			if err != nil {
 				return nil, err
 			}
@@ -167,6 +168,7 @@ func (s *State) beginReplace(next *State, c *command) (any, error) {
 	}
 	r := Replacement{ID: next.lastReplacement, Old: c.old, New: d.Num, NewID: d.ID, Path: c.path, Begun: c.time}
 	next.replacements = append(next.replacements, r)
+	next.planReplaced(c.old, d.Num)
 	return r, nil
 }
 

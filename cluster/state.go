@@ -66,7 +66,8 @@ type State struct {
 
 	retired         []uint16      // ascending; never shortened
 	replacements    []Replacement // ascending by id
-	lastReplacement uint64        // id that was given last
+	lastReplacement uint64        // id that was given last, to a replacement or a plan of moves
+	moves           moves
 
 	nodes         []Node // ascending by id; none in a store of one process
 	trust         []byte // of the certificates; opaque here
@@ -191,6 +192,12 @@ func (s *State) apply(index uint64, c *command) (*State, any) {
 		return &next, nil
 	case opBeginReplace, opTakeOver, opPublishSwap, opFinishMembership, opFinishReplace, opSetSettings:
 		result, err := s.applyReplace(&next, c)
+		if err != nil {
+			return &next, err
+		}
+		return &next, result
+	case opApplyPlan, opTakeOverPlan, opBeginMoves, opPublishMoves, opMovesDone, opRevertPlan, opReleaseDrive:
+		result, err := s.applyMoves(&next, c)
 		if err != nil {
 			return &next, err
 		}

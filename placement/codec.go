@@ -36,6 +36,13 @@ func (l *Layout) Append(b []byte) []byte {
 	b = appendBytes(b, 7, appendRuns(nil, table))
 	b = appendBytes(b, 8, appendRuns(nil, l.epochs))
 	b = appendBytes(b, 9, appendRuns(nil, l.spreads))
+	if l.formers != nil {
+		wide := make([]uint64, len(l.formers))
+		for i, num := range l.formers {
+			wide[i] = uint64(num)
+		}
+		b = appendBytes(b, 10, appendRuns(nil, wide))
+	}
 	b = append(b, l.extra...)
 	return binary.LittleEndian.AppendUint64(b, xxh3.Hash(b[start:]))
 }
@@ -100,7 +107,7 @@ func Decode(b []byte) (*Layout, error) {
 
 func decodeBody(b []byte) (*Layout, error) {
 	l := &Layout{}
-	var rows, table, epochs, spreads []byte
+	var rows, table, epochs, spreads, formers []byte
 	for len(b) > 0 {
 		f, size, err := nextField(b)
 		if err != nil {
@@ -129,9 +136,11 @@ func decodeBody(b []byte) (*Layout, error) {
 			epochs = f.bytes
 		case f.num == 9:
 			spreads = f.bytes
+		case f.num == 10:
+			formers = f.bytes
 		case f.num >= optionalFields:
 			l.extra = append(l.extra, b[:size]...)
-		case f.num <= 9:
+		case f.num <= 10:
 			return nil, corrupt("field %d of the layout is out of range", f.num)
 		default:
 			return nil, unknown(f.num)
@@ -155,8 +164,35 @@ func decodeBody(b []byte) (*Layout, error) {
 	if l.epochs, err = decodeRuns[uint64](epochs, l.Partitions(), 1<<63-1); err != nil {
 		return nil, err
 	}
-	l.spreads, err = decodeRuns[uint8](spreads, l.Partitions(), uint64(n))
-	return l, err
+	if l.spreads, err = decodeRuns[uint8](spreads, l.Partitions(), uint64(n)); err != nil || formers == nil {
+		return l, err
+	}
+	return l, l.decodeFormers(formers)
+}
+
+// decodeFormers reads who stood in the positions before. A former need not be in the layout any more.
+func (l *Layout) decodeFormers(b []byte) error {
+	list, err := decodeRuns[uint64](b, uint32(len(l.table)), 1<<16-1)
+	if err != nil {
+		return err
+	}
+	some := false
+	l.formers = make([]uint16, len(list))
+	for i, v := range list {
+		l.formers[i] = uint16(v)
+		some = some || v != 0
+	}
+	if !some {
+		return corrupt("formers without any")
+	}
+	for p := range l.Partitions() {
+		for _, num := range l.former(p) {
+			if num != 0 && slices.Contains(l.members(p), num) {
+				return corrupt("partition %d has drive %d as a member and as a former one", p, num)
+			}
+		}
+	}
+	return nil
 }
 
 // decodeTable expands the table from its distinct rows.

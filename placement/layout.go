@@ -33,6 +33,17 @@ type Group struct {
 	Drives    []uint16 // numbers by position; read only
 	Quorum    Quorum
 	Spread    int // f: most members in one failure domain
+	// Former are, by position, the drives that stood there before and may still have shards that the
+	// present one lacks (0: none); nil: no position has one. Read only.
+	Former []uint16
+}
+
+// FormerAt returns the drive that may still have shards of a position, besides the one that stands there.
+func (g Group) FormerAt(position int) (drive uint16, ok bool) {
+	if g.Former == nil || g.Former[position] == 0 {
+		return 0, false
+	}
+	return g.Former[position], true
 }
 
 // Position returns the position of a drive in the group, or -1.
@@ -48,6 +59,7 @@ type Layout struct {
 	table   []uint16 // drive numbers, partition·n + position
 	epochs  []uint64 // by partition
 	spreads []uint8  // by partition: f
+	formers []uint16 // like table: who stood there before its shards moved, 0: nobody; nil: nobody anywhere
 	extra   []byte   // optional fields of a newer build, as they were
 }
 
@@ -145,7 +157,7 @@ func (l *Layout) Group(partition uint32) Group {
 	f := int(l.spreads[partition])
 	return Group{
 		Partition: partition, Epoch: l.epochs[partition], Drives: l.members(partition),
-		Quorum: RecordQuorum(l.profile, f), Spread: f,
+		Quorum: RecordQuorum(l.profile, f), Spread: f, Former: l.former(partition),
 	}
 }
 
@@ -157,6 +169,22 @@ func (l *Layout) members(partition uint32) []uint16 {
 	n := l.N()
 	i := int(partition) * n
 	return l.table[i : i+n : i+n]
+}
+
+// former returns the row of formers of a partition; nil: it has none.
+func (l *Layout) former(partition uint32) []uint16 {
+	if l.formers == nil {
+		return nil
+	}
+	n := l.N()
+	i := int(partition) * n
+	row := l.formers[i : i+n : i+n]
+	for _, num := range row {
+		if num != 0 {
+			return row
+		}
+	}
+	return nil
 }
 
 // spread is f of a row of indexes into drives: the most members on one node, or, when the whole
