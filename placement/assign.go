@@ -1,23 +1,28 @@
 package placement
 
 import (
-	"cmp"
-	"math/bits"
 	"math/rand/v2"
 	"slices"
+
+	"github.com/ostraka/ostraka/erasure"
 )
 
-// assign fills a table of parts rows of n distinct drives (indexes into drives, which are sorted).
+// assign fills a table of parts rows of k+m distinct drives (indexes into drives, which are sorted).
+// Drives of several nodes are laid out by domains.table. The rest is for those of one node.
 //
-// It works in three steps, and does not look at nodes. Shares: each drive gets a number of places in proportion to its
-// capacity, at most one a row. Columns: the places of one drive go to consecutive positions, round
+// It works in two steps, once each drive has its number of places. Columns: the places of one drive go to consecutive positions, round
 // and round, so each position gets its share ±1 and exactly parts places. Rows: places form a
 // bipartite graph, drives on one side, positions on the other, in which nothing has a degree above
 // parts, so its edges can be coloured with parts colours (Kőnig); a colour is a row, and being a
 // matching it names no drive twice.
 //
 // When every drive is in every row, rotations do all that.
-func assign(drives []Drive, n, parts int) [][]int {
+func assign(drives []Drive, p erasure.Profile, parts int) [][]int {
+	n := p.N()
+	s := newDomains(drives, nil, n, int(p.Parity), parts)
+	if !sameNode(drives) {
+		return s.table()
+	}
 	rows := make([][]int, parts)
 	room := make([]int, n*parts)
 	for i := range rows {
@@ -43,7 +48,7 @@ func assign(drives []Drive, n, parts int) [][]int {
 	// Places of one position at a time, in random order, so that rows mix drives well.
 	columns := make([][]int, n)
 	next := 0
-	for d, share := range shares(drives, n, parts) {
+	for d, share := range s.targets(make([]int, len(drives))) {
 		for range share {
 			columns[next] = append(columns[next], d)
 			next = (next + 1) % n
@@ -56,61 +61,6 @@ func assign(drives []Drive, n, parts int) [][]int {
 		}
 	}
 	return rows
-}
-
-// shares divides n·parts places among the drives in proportion to capacity, none getting more than
-// parts: what a large drive cannot take goes to the others in proportion.
-func shares(drives []Drive, n, parts int) []int {
-	weights := weigh(drives)
-	out := make([]int, len(drives))
-	open := make([]int, len(drives)) // drives not yet filled to the brim
-	for d := range open {
-		open[d] = d
-	}
-	left := n * parts
-	for {
-		sum := uint64(0)
-		for _, d := range open {
-			sum += weights[d]
-		}
-		// A drive whose proportion reaches the cap is filled, and the others share the rest anew.
-		full := slices.DeleteFunc(slices.Clone(open), func(d int) bool {
-			q, _ := mulDiv(uint64(left), weights[d], sum)
-			return q < uint64(parts)
-		})
-		if len(full) == 0 {
-			return largestRemainder(out, open, weights, sum, left, parts)
-		}
-		for _, d := range full {
-			out[d] = parts
-			left -= parts
-		}
-		open = slices.DeleteFunc(open, func(d int) bool { return out[d] == parts })
-		if left <= 0 || len(open) == 0 {
-			return out
-		}
-	}
-}
-
-// largestRemainder gives the drives in open their whole proportion of left, and what rounding
-// leaves over to the largest remainders.
-func largestRemainder(out, open []int, weights []uint64, sum uint64, left, parts int) []int {
-	rest := left
-	remainder := make([]uint64, len(out))
-	for _, d := range open {
-		q, r := mulDiv(uint64(left), weights[d], sum)
-		out[d], remainder[d] = int(q), r
-		rest -= int(q)
-	}
-	order := slices.Clone(open)
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(remainder[b], remainder[a]) })
-	for _, d := range order {
-		if rest > 0 && out[d] < parts {
-			out[d]++
-			rest--
-		}
-	}
-	return out
 }
 
 // weightUnit is how many bytes one unit of weight is: so many that the weights of MaxDrives drives
@@ -139,12 +89,6 @@ func weigh(drives []Drive) []uint64 {
 		}
 	}
 	return weights
-}
-
-// mulDiv returns a·b/c and the remainder, for a·b/c < 2^64.
-func mulDiv(a, b, c uint64) (q, r uint64) {
-	hi, lo := bits.Mul64(a, b)
-	return bits.Div64(hi, lo, c)
 }
 
 // colouring is a partial edge colouring: rows[colour][position] = drive, and the same seen from the

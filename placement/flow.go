@@ -146,7 +146,7 @@ func (v *vertex) flow(level float64) float64 {
 // whole is flow with drives that have whole places only.
 func (v *vertex) whole(level float64) float64 {
 	if v.weight > 0 {
-		return min(v.limit, math.Floor(float64(v.weight*level)+1e-9))
+		return min(v.limit, float64(floor(float64(v.weight*level))))
 	}
 	sum := 0.0
 	for _, kid := range v.kids {
@@ -205,53 +205,68 @@ func (s *domains) shares() (share []float64, fullest float64) {
 
 // targets returns whole places for each drive, n·parts in all, within the caps: each drive's share
 // rounded down, and the rest first to those that have more than that now (what is left in place
-// need not move), then to those that it fills least. No drive gets more than the best whole
-// table would give to the fullest.
+// need not move), then to those that it fills least.
 func (s *domains) targets(have []int) []int {
 	share, _ := s.shares()
-	out := make([]int, len(share))
-	nodes, zones := make([]int, len(s.nodes)), make([]int, len(s.zones))
-	left := s.n * s.parts // places that nobody has yet
-	add := func(d, places int) {
-		out[d] += places
-		nodes[s.sites[d].node] += places
-		zones[s.sites[d].zone] += places
-		left -= places
+	t := &tally{domains: s, out: make([]int, len(share)), nodes: make([]int, len(s.nodes)), zones: make([]int, len(s.zones)), left: s.n * s.parts}
+	nodes, zones := make([]float64, len(s.nodes)), make([]float64, len(s.zones))
+	for d, at := range s.sites {
+		t.add(d, floor(share[d]))
+		nodes[at.node] += share[d]
+		zones[at.zone] += share[d]
 	}
-	for d := range share {
-		add(d, int(math.Floor(share[d]+1e-6)))
-	}
+	// No drive is to have more than the best whole table gives the fullest, and no domain a whole
+	// place more than its share, or else some partition has a member more in it than it must. The latter gives way.
 	level := levelFor(float64(s.n*s.parts), s.network().whole)
-	room := func(d int, most float64) bool {
+	most := func(d int) int { return floor(s.sites[d].weight * level) }
+	apart := func(d int) bool {
 		at := &s.sites[d]
-		return !at.leaving && out[d] < s.parts && float64(out[d]) < most &&
-			nodes[at.node] < s.nodeCap*s.parts && zones[at.zone] < s.zoneCap*s.parts
+		return t.nodes[at.node] < ceil(nodes[at.node]) && t.zones[at.zone] < ceil(zones[at.zone])
 	}
-	order := make([]int, len(share))
+	t.fill(func(d int) bool { return t.out[d] < min(have[d], most(d)) && apart(d) })
+	t.fill(func(d int) bool { return t.out[d] < most(d) && apart(d) })
+	t.fill(func(d int) bool { return t.out[d] < most(d) })
+	t.fill(func(d int) bool { return true }) // not reached: the flow at that level exists
+	return t.out
+}
+
+// floor and ceil round, and take what is a whole number but for lost digits as that.
+func floor(v float64) int { return int(math.Floor(v + 1e-6)) }
+func ceil(v float64) int  { return int(math.Ceil(v - 1e-6)) }
+
+// tally gives out places.
+type tally struct {
+	*domains
+	out, nodes, zones []int // of each drive, node and zone
+	left              int   // that nobody has yet
+}
+
+func (t *tally) add(d, places int) {
+	t.out[d] += places
+	t.nodes[t.sites[d].node] += places
+	t.zones[t.sites[d].zone] += places
+	t.left -= places
+}
+
+// fill gives one place after another to drives that may have one and want one, the emptiest
+// first, until there are none, or no places.
+func (t *tally) fill(wants func(d int) bool) {
+	order := make([]int, len(t.out))
 	for d := range order {
 		order[d] = d
 	}
-	emptiest := func(a, b int) int {
-		return cmp.Compare(float64(out[a]+1)/s.sites[a].weight, float64(out[b]+1)/s.sites[b].weight)
-	}
-	// Three rounds of ever weaker wishes; the last one always comes to an end, as the flow exists.
-	for round := range 3 {
-		for again := true; again && left > 0; {
-			again = false
-			slices.SortStableFunc(order, emptiest)
-			for _, d := range order {
-				most := math.Floor(s.sites[d].weight*level + 1e-9)
-				if round == 0 {
-					most = min(most, float64(have[d]))
-				} else if round == 2 {
-					most = math.Inf(1)
-				}
-				if left > 0 && room(d, most) {
-					add(d, 1)
-					again = true
-				}
+	for again := true; again && t.left > 0; {
+		again = false
+		slices.SortStableFunc(order, func(a, b int) int {
+			return cmp.Compare(float64(t.out[a]+1)/t.sites[a].weight, float64(t.out[b]+1)/t.sites[b].weight)
+		})
+		for _, d := range order {
+			at := &t.sites[d]
+			if t.left > 0 && !at.leaving && t.out[d] < t.parts && t.nodes[at.node] < t.nodeCap*t.parts &&
+				t.zones[at.zone] < t.zoneCap*t.parts && wants(d) {
+				t.add(d, 1)
+				again = true
 			}
 		}
 	}
-	return out
 }

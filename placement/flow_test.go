@@ -163,7 +163,7 @@ func TestTheFlowOfTheTreeIsTheGreatestFlowOfTheNetwork(t *testing.T) {
 			level := rnd.Float64() * 1e-8 * float64(parts)
 			room := make([]int, len(drives))
 			for d := range room {
-				room[d] = int(s.sites[d].weight*level + 1e-9)
+				room[d] = floor(s.sites[d].weight * level)
 			}
 			got := min(s.network().whole(level), float64(n*parts))
 			if want := naiveFlow(goal, room, parts, n, s.nodeCap, s.zoneCap); int(got) != want {

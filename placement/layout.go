@@ -65,8 +65,8 @@ type Layout struct {
 
 // NewLayout makes the first layout, number 1, every partition in epoch 1: partitions get drives in
 // proportion to capacity (as far as n distinct drives a partition allow it), and each drive stands
-// in each position equally often (±1). Nodes do not count: a first layout is made over the drives of
-// one, and what spreads members over several is the planner of later layouts. The quorums follow
+// in each position equally often (±1). Drives of several nodes are spread as a plan would: never more than m
+// members of a partition on one node, nor in one zone, wherever there are enough of them. The quorums follow
 // from the spread that came about. bits is log2 of the number of partitions. The same arguments, in any order of
 // drives, give the same layout.
 func NewLayout(drives []Drive, p erasure.Profile, bits uint8) (*Layout, error) {
@@ -87,7 +87,7 @@ func NewLayout(drives []Drive, p erasure.Profile, bits uint8) (*Layout, error) {
 	if err := checkDrives(drives); err != nil {
 		return nil, errs.As(op, errs.Invalid, err)
 	}
-	rows := assign(drives, n, 1<<bits)
+	rows := assign(drives, p, 1<<bits)
 	l := &Layout{
 		number: 1, bits: bits, profile: p, reduced: ReducedProfile(p), drives: drives,
 		table:   make([]uint16, 0, n<<bits),

@@ -37,6 +37,7 @@ const (
 	lookSlots  = 6         // places that a drive may give, compared
 	lookDrives = 6         // drives that may take one, compared
 	lookPairs  = 64        // ways in which a detour may be cut short
+	chainTries = 4         // chains that may fail for one drive
 	chainSteps = 400 << 20 // pairs of place and drive that all chains together look at
 )
 
@@ -123,20 +124,24 @@ func (w *shuffle) fits(slot int, d uint16) (node, zone int, ok bool) {
 	return node, zone, node < w.nodeCap && zone < w.zoneCap
 }
 
-// cost rates a slot for drive d, less being better: first few members in one domain, and below m if
-// possible, since then a spare shard is kept; then positions in which d stands seldom, and he
-// who has it now often.
+// cost rates a slot for drive d, less being better: fewer than m members in one domain if possible,
+// since then a spare shard is kept; then positions in which d stands seldom, and he who has it now
+// often; then members far apart.
 func (w *shuffle) cost(slot int, d uint16, node, zone int) float64 {
-	c := float64(node) + float64(zone)/4
+	c := float64(node)/2 + float64(zone)/8
 	if node+1 >= w.m && w.m > 1 {
-		c += 100
+		c += 1000
 	}
-	pos := slot % w.n
-	c += 4 * float64(int(w.stands[int(d)*w.n+pos])*w.n) / float64(max(w.want[d], 1))
+	c += 16 * w.standing(d, slot)
 	if old := w.table[slot]; old != hole && !w.sites[old].leaving {
-		c -= 2 * float64(int(w.stands[int(old)*w.n+pos])*w.n) / float64(max(w.want[old], 1))
+		c -= 4 * w.standing(old, slot)
 	}
 	return c
+}
+
+// standing says how often a drive has a slot's position: 1 is as often as it should.
+func (w *shuffle) standing(d uint16, slot int) float64 {
+	return float64(int(w.stands[int(d)*w.n+slot%w.n])*w.n) / float64(max(w.want[d], 1))
 }
 
 // draw returns a drive that lacks a place, the more often the more it lacks.
@@ -311,8 +316,11 @@ func (w *shuffle) pair(from uint16) (slot int, to uint16, found bool) {
 func (w *shuffle) chains() {
 	steps := chainSteps
 	for from := range w.have {
-		for w.have[from] > w.want[from] {
-			if !w.chain(uint16(from), &steps) {
+		for tries := 0; w.have[from] > w.want[from]; {
+			if w.chain(uint16(from), &steps) {
+				continue
+			}
+			if tries++; tries == chainTries {
 				w.stuck += w.have[from] - w.want[from]
 				break
 			}
@@ -321,7 +329,9 @@ func (w *shuffle) chains() {
 }
 
 // chain carries one place from a drive to one that lacks places: from gives to the next, which
-// gives elsewhere to the one after. It searches breadth first.
+// gives elsewhere to the one after. What it looks for is the way with the fewest new moves. A slot that changed
+// hands already may change them again for nothing; and a drive that gave up its place in a partition may
+// have it back, when another gives one up there instead.
 func (w *shuffle) chain(from uint16, steps *int) bool {
 	via := make([]int32, len(w.have)) // the slot by which a drive is reached
 	var rest []uint16                 // drives not reached
@@ -331,26 +341,54 @@ func (w *shuffle) chain(from uint16, steps *int) bool {
 			rest = append(rest, uint16(d))
 		}
 	}
-	queue := []uint16{from}
-	for len(queue) > 0 && *steps > 0 {
-		d := queue[0]
-		queue = queue[1:]
-		for _, slot := range w.at[d] {
-			*steps -= len(rest)
-			kept := rest[:0]
-			for _, e := range rest {
-				if _, _, ok := w.fits(int(slot), e); !ok {
-					kept = append(kept, e)
-					continue
-				}
-				via[e] = slot
-				if w.have[e] < w.want[e] {
-					return w.follow(from, e, via)
-				}
-				queue = append(queue, e)
-			}
-			rest = kept
+	reach := func(slot int32, d uint16) bool {
+		*steps--
+		if via[d] >= 0 || d == from {
+			return false
 		}
+		if _, _, ok := w.fits(int(slot), d); !ok {
+			return false
+		}
+		via[d] = slot
+		return true
+	}
+	for front := []uint16{from}; len(front) > 0 && *steps > 0; {
+		// What is reached without another move.
+		for i := 0; i < len(front); i++ {
+			for _, slot := range w.at[front[i]] {
+				free := rest
+				if w.table[slot] == w.before[slot] {
+					first := int(slot) - int(slot)%w.n
+					free = w.before[first : first+w.n]
+				}
+				for _, e := range free {
+					if !reach(slot, e) {
+						continue
+					}
+					if w.have[e] < w.want[e] {
+						return w.follow(from, e, via)
+					}
+					front = append(front, e)
+				}
+			}
+		}
+		// What is reached with one.
+		var next []uint16
+		for _, d := range front {
+			for _, slot := range w.at[d] {
+				rest = slices.DeleteFunc(rest, func(e uint16) bool { return via[e] >= 0 })
+				for _, e := range rest {
+					if !reach(slot, e) {
+						continue
+					}
+					if w.have[e] < w.want[e] {
+						return w.follow(from, e, via)
+					}
+					next = append(next, e)
+				}
+			}
+		}
+		front = next
 	}
 	return false
 }
