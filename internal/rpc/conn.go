@@ -61,12 +61,12 @@ type handler interface {
 
 // conn is one connection, of either end.
 type conn struct {
-	nc     net.Conn
-	r      *bufio.Reader
-	peer   Peer
-	pool   *bufpool.Pool
-	timing Timing
-	h      handler
+	nc       net.Conn
+	r        *bufio.Reader
+	peer     Peer
+	pool     *bufpool.Pool
+	timing   Timing
+	h        handler
 	lastRead atomic.Int64 // nanoseconds since began
 	began    time.Time
 
