@@ -38,7 +38,8 @@ type Plan struct {
 	// Drives are those of the next layouts, ascending by number: with what the goal says of them,
 	// newcomers and those that leave included.
 	Drives []Drive
-	// Leaving are the drives that have no places once all moves are made, and leave the list then. Ascending.
+	// Leaving are the drives that have no places once all moves are made, and leave the list once nothing
+	// refers to them. Ascending. One that the goal names is not here if it keeps a place for now (Reasons says why).
 	Leaving []uint16
 	// Moves in the order in which they are to be made. Those of one partition are in an order in
 	// which its spread never gets worse on the way, where there is one. Partitions are independent
@@ -132,7 +133,9 @@ func (p *Plan) Apply(l *Layout) (*Layout, error) {
 		n.epochs[m.Partition]++
 		n.spreads[m.Partition] = uint8(f)
 	}
-	n.drives = slices.DeleteFunc(n.drives, func(d Drive) bool { return slices.Contains(p.Leaving, d.Num) })
+	n.drives = slices.DeleteFunc(n.drives, func(d Drive) bool {
+		return slices.Contains(p.Leaving, d.Num) && !slices.Contains(n.formers, d.Num)
+	})
 	for _, num := range n.table {
 		if _, ok := n.search(num); !ok {
 			return nil, errs.E(op, errs.Invalid, fmt.Sprintf("drive %d is a member and not in the layout", num))

@@ -253,6 +253,7 @@ func TestGoalsThatDoNotFitAreRefused(t *testing.T) {
 	for name, change := range map[string]func(g *Goal){
 		"a drive is not spoken of":           func(g *Goal) { g.Drives = g.Drives[1:] },
 		"a drive twice":                      func(g *Goal) { g.Drives = append(g.Drives, g.Drives[0]) },
+		"number 0":                           func(g *Goal) { g.add(host(0, 7, "a", 1<<40)) },
 		"another id":                         func(g *Goal) { g.Drives[0].ID[9]++ },
 		"too few drives stay":                func(g *Goal) { g.Drives[0].Leaving, g.Drives[1].Leaving = true, true },
 		"who is not there leaves":            func(g *Goal) { g.Drives = append(g.Drives, GoalDrive{host(9, 1, "", 1), true}) },
@@ -324,5 +325,58 @@ func TestTheSpreadOfAMove(t *testing.T) {
 	single := mustLayout(t, hosts(1, 7, 1), 4, 2, 0)
 	if f := single.SpreadAfter(Move{0, 0, single.Group(0).Drives[0], 7}); f != 1 || single.HostSpread(0) != 1 {
 		t.Errorf("one node: f = %d, want 1", f)
+	}
+}
+
+// Plans are made while the shards of earlier moves are still on their way, and leave those positions alone.
+func TestAPositionThatWaitsForItsShardsStays(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 6))
+	waited := 0
+	for range 30 {
+		n := 2 + rnd.IntN(5)
+		m := rnd.IntN(n)
+		l := mustLayout(t, randomHosts(rnd, 1, n+2+rnd.IntN(8), 2+rnd.IntN(5), 2), n-m, m, 5)
+		for fresh := 200; fresh < 203; fresh++ {
+			g := goalOf(l)
+			g.Drives[rnd.IntN(len(g.Drives))].Leaving = true
+			g.add(host(fresh, 9+fresh%2, "zone 1", 2<<40))
+			p := mustPlan(t, l, g)
+			// The newcomers join, and some of the moves are made, whose shards stay behind.
+			next := *l
+			next.drives = p.Drives
+			l = &next
+			begun := map[uint32]bool{}
+			for _, mv := range p.Moves {
+				was := l.Group(mv.Partition)
+				if _, waits := was.FormerAt(mv.Position); waits {
+					t.Fatalf("seed %d: %+v of a position that waits", seed, mv)
+				}
+				if slices.Contains(was.Former, mv.To) {
+					t.Fatalf("seed %d: %+v to a former member", seed, mv)
+				}
+				if rnd.IntN(3) == 0 && !begun[mv.Partition] {
+					begun[mv.Partition] = true
+					var err error
+					if l, err = l.Move([]Move{mv}, []int{l.SpreadAfter(mv)}); err != nil {
+						t.Fatalf("seed %d: %+v: %v", seed, mv, err)
+					}
+				}
+			}
+			if n := len(l.Moving()); n > 0 {
+				waited += n
+				last := mustPlan(t, l, goalOf(l))
+				if !strings.Contains(strings.Join(last.Reasons, "\n"), "wait for the shards") {
+					t.Fatalf("seed %d: %d positions wait: %q", seed, n, last.Reasons)
+				}
+			}
+			if rnd.IntN(2) == 0 {
+				l = l.Moved(l.Moving())
+			}
+		}
+	}
+	if waited == 0 {
+		t.Errorf("seed %d: nothing waited", seed)
 	}
 }

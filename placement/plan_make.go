@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -11,7 +12,8 @@ import (
 // failure domain (node first, then zone) wherever there are enough of them; within that,
 // each drive has places in proportion to its size; within that, as few members move as can be
 // found; and where it costs no move, each drive stands in each position about equally often.
-// Members that stay keep their positions. The same layout and goal give the same plan. It
+// Members that stay keep their positions. A position whose shards have not all followed its last move stays
+// as it is, and the plan says so where that matters: plan again later. The same layout and goal give the same plan. It
 // takes seconds for a thousand drives and 65,536 partitions.
 //
 // The error is of kind Invalid if the goal lacks a drive of the layout or contradicts itself, or if fewer drives
@@ -34,7 +36,10 @@ func NewPlan(l *Layout, g Goal) (*Plan, error) {
 	for i := range p.Drives {
 		_, leaving[i] = slices.BinarySearch(p.Leaving, p.Drives[i].Num)
 	}
-	s := newShuffle(newDomains(p.Drives, leaving, l.N(), int(l.profile.Parity), int(l.Partitions())), l.indexes(p.Drives))
+	s := newShuffle(newDomains(p.Drives, leaving, l.N(), int(l.profile.Parity), int(l.Partitions())), indexes(l.table, p.Drives))
+	if l.formers != nil {
+		s.former = indexes(l.formers, p.Drives)
+	}
 	s.run()
 	p.NodeCap, p.ZoneCap, p.Least = s.nodeCap, s.zoneCap, s.least
 	p.describe(l, &g, s)
@@ -48,6 +53,9 @@ func (l *Layout) checkGoal(p *Plan, g *Goal) error {
 	}
 	if err := checkDrives(p.Drives); err != nil {
 		return err
+	}
+	if len(p.Drives) > 0 && p.Drives[0].Num == 0 {
+		return errors.New("number 0 is no drive's")
 	}
 	goal := &Layout{drives: p.Drives}
 	for i := range l.drives {
@@ -73,15 +81,23 @@ func (l *Layout) checkGoal(p *Plan, g *Goal) error {
 	return nil
 }
 
-// indexes returns the table as indexes into drives, which has all of l's.
-func (l *Layout) indexes(drives []Drive) []uint16 {
+// indexes returns a table as indexes into drives. Number 0 is nobody, a hole; a former member that
+// the layout does not have any more is gone.
+func indexes(table []uint16, drives []Drive) []uint16 {
 	index := make(map[uint16]uint16, len(drives))
 	for i := range drives {
 		index[drives[i].Num] = uint16(i)
 	}
-	table := make([]uint16, len(l.table))
-	for i, num := range l.table {
-		table[i] = index[num]
+	out := make([]uint16, len(table))
+	for i, num := range table {
+		d, ok := index[num]
+		switch {
+		case num == 0:
+			d = hole
+		case !ok:
+			d = gone
+		}
+		out[i] = d
 	}
-	return table
+	return out
 }

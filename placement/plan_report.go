@@ -18,6 +18,9 @@ func (p *Plan) describe(l *Layout, g *Goal, w *shuffle) {
 		p.Changes[d].Before++
 		p.Changes[w.table[slot]].After++
 	}
+	p.Leaving = slices.DeleteFunc(p.Leaving, func(num uint16) bool {
+		return slices.ContainsFunc(p.Changes, func(c DriveChange) bool { return c.Drive == num && c.After > 0 })
+	})
 	p.spreads, p.then = slices.Clone(l.spreads), slices.Clone(l.spreads)
 	rough := p.order(l, g, w)
 	p.Before = w.exposure(w.before, l, p.spreads)
@@ -215,6 +218,9 @@ func (p *Plan) explain(l *Layout, w *shuffle, rough int) {
 	if p.Capacity > 0 && float64(p.UsableAfter) < 0.95*float64(p.Limit) {
 		say("%.0f %% of what the caps allow can be used: with %d partitions a drive cannot have exactly its share", 100*float64(p.UsableAfter)/float64(p.Limit), w.parts)
 	}
+	if waiting := w.waiting(); waiting > 0 {
+		say("%d positions wait for the shards of their last move, and stay as they are: plan again when that is done", waiting)
+	}
 	if w.stuck > 0 {
 		say("%d places stay with drives that have more than their share: no way was found that keeps the caps", w.stuck)
 	}
@@ -224,6 +230,16 @@ func (p *Plan) explain(l *Layout, w *shuffle, rough int) {
 	if rough > 0 {
 		say("in %d partitions more than %d members are on one node for a while: no order of the moves avoids that", rough, w.m)
 	}
+}
+
+// waiting counts slots that could not be moved.
+func (w *shuffle) waiting() (n int) {
+	for slot := range w.former {
+		if w.waits(slot) {
+			n++
+		}
+	}
+	return n
 }
 
 // staying counts the nodes and zones with drives that stay.

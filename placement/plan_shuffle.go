@@ -20,6 +20,7 @@ import (
 type shuffle struct {
 	*domains
 	before, table []uint16  // drive indexes by slot (partition·n + position); hole: nobody
+	former        []uint16  // by slot: who may still have shards of it, or hole; nil: nobody anywhere
 	have, want    []int     // places of each drive, and its target
 	at            [][]int32 // slots of each drive, in no order
 	index         []int32   // of each slot within at of its drive
@@ -30,7 +31,11 @@ type shuffle struct {
 	stuck         int // places too many that no chain carried away
 }
 
-const hole = ^uint16(0)
+// No drives, for there are not so many.
+const (
+	hole = ^uint16(0) // nobody
+	gone = hole - 1   // who left for ever, and was a former member
+)
 
 // How hard it looks for the best of several choices, and for a way at all.
 const (
@@ -98,14 +103,17 @@ func (w *shuffle) row(slot int) []uint16 {
 	return w.table[first : first+w.n]
 }
 
+// waits reports whether a slot cannot change hands, since its shards have not all followed the last time.
+func (w *shuffle) waits(slot int) bool { return w.former != nil && w.former[slot] != hole }
+
 // fits reports whether drive d may take a slot within the caps, and how many others of the
 // partition are on its node and in its zone.
 func (w *shuffle) fits(slot int, d uint16) (node, zone int, ok bool) {
 	at := &w.sites[d]
-	if at.leaving {
+	first := slot - slot%w.n
+	if at.leaving || w.waits(slot) || w.former != nil && slices.Contains(w.former[first:first+w.n], d) {
 		return 0, 0, false
 	}
-	first := slot - slot%w.n
 	for i, e := range w.table[first : first+w.n] {
 		if e == hole || first+i == slot {
 			continue
@@ -212,7 +220,7 @@ func (w *shuffle) shed() {
 		var holes []int
 		first := p * w.n
 		for i, d := range w.row(first) {
-			if w.sites[d].leaving {
+			if w.sites[d].leaving && !w.waits(first+i) {
 				w.put(first+i, hole)
 				holes = append(holes, first+i)
 			}
@@ -234,7 +242,10 @@ func (w *shuffle) shed() {
 		for _, slot := range holes {
 			d, ok := w.taker(slot)
 			if !ok {
-				d, _ = w.anyone(slot) // there is one: see shuffle
+				d, ok = w.anyone(slot) // there is one: see shuffle
+			}
+			if !ok {
+				d = w.before[slot] // but not where the others wait, or the one who would fit is a former member
 			}
 			w.put(slot, d)
 		}
@@ -253,7 +264,7 @@ func (w *shuffle) above(first int, count []int, limit int, of func(*site) int) i
 	}
 	best := -1
 	for i, d := range row {
-		if d != hole && count[of(&w.sites[d])] > limit && (best < 0 || w.excess(d) > w.excess(w.table[best])) {
+		if d != hole && !w.waits(first+i) && count[of(&w.sites[d])] > limit && (best < 0 || w.excess(d) > w.excess(w.table[best])) {
 			best = first + i
 		}
 	}
