@@ -11,12 +11,18 @@ import (
 // Delete removes the current version or puts a delete marker upon it, or removes one version for
 // ever. Deleting what is not there succeeds.
 func (s *Store) Delete(ctx context.Context, bucket, key string, o DeleteOptions) (DeleteResult, error) {
+	return s.deleteKey(ctx, bucket, key, &o, nil)
+}
+
+// deleteKey is Delete; patience is that of a request for many keys, or nil.
+func (s *Store) deleteKey(ctx context.Context, bucket, key string, o *DeleteOptions, patience *sharedPatience) (DeleteResult, error) {
 	const op = "Delete"
 	p, err := s.locate(ctx, op, bucket, key, true)
 	if err != nil {
 		return DeleteResult{}, err
 	}
-	return s.delete(ctx, op, p, &o)
+	p.patience = patience
+	return s.delete(ctx, op, p, o)
 }
 
 func (s *Store) delete(ctx context.Context, op string, p *place, o *DeleteOptions) (DeleteResult, error) {
@@ -102,7 +108,8 @@ func (s *Store) deleteVersion(ctx context.Context, op string, p *place, o *Delet
 	return res, err
 }
 
-// DeleteMany deletes up to MaxDeleteKeys entries, each as Delete would, and answers them in order.
+// DeleteMany deletes up to MaxDeleteKeys entries, each as Delete would, and answers them in order. All of them
+// together wait for partitions that change their members no longer than one alone would.
 func (s *Store) DeleteMany(ctx context.Context, bucket string, keys []DeleteRequest) ([]DeleteOutcome, error) {
 	const op = "DeleteMany"
 	if len(keys) > MaxDeleteKeys {
@@ -121,9 +128,10 @@ func (s *Store) DeleteMany(ctx context.Context, bucket string, keys []DeleteRequ
 		}
 		byKey[keys[i].Key] = append(byKey[keys[i].Key], i)
 	}
+	var wait sharedPatience
 	each(len(order), drivesAtOnce, func(i int) {
 		for _, n := range byKey[order[i]] {
-			out[n].DeleteResult, out[n].Err = s.Delete(ctx, bucket, order[i], keys[n].DeleteOptions)
+			out[n].DeleteResult, out[n].Err = s.deleteKey(ctx, bucket, order[i], &keys[n].DeleteOptions, &wait)
 		}
 	})
 	return out, nil

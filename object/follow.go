@@ -2,6 +2,7 @@ package object
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/ostraka/ostraka/internal/errs"
@@ -13,8 +14,25 @@ import (
 
 // patience bounds how long one step of a request waits for a partition that is between two epochs.
 type patience struct {
-	end time.Time // zero: it was not needed yet
-	try int
+	end    time.Time // zero: it was not needed yet
+	try    int
+	shared *sharedPatience // of a request of many steps; nil: the step has its own
+}
+
+// sharedPatience is the end of the patience of all steps of a request, whichever first needs some.
+type sharedPatience struct {
+	mu  sync.Mutex // guards end
+	end time.Time
+}
+
+// from returns the end, which the first call sets.
+func (w *sharedPatience) from(now time.Time) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.end.IsZero() {
+		w.end = now.Add(maxPatience)
+	}
+	return w.end
 }
 
 const (
@@ -25,7 +43,11 @@ const (
 // pause waits a moment, longer with each try. It returns false when the patience is over, or ctx is.
 func (w *patience) pause(ctx context.Context) bool {
 	now := time.Now()
-	if w.end.IsZero() {
+	switch {
+	case !w.end.IsZero():
+	case w.shared != nil:
+		w.end = w.shared.from(now)
+	default:
 		w.end = now.Add(maxPatience)
 	}
 	left := w.end.Sub(now)
@@ -103,7 +125,9 @@ func (s *Store) refresh(ctx context.Context, op string, p *place, write bool) er
 	case write && b.Deleting:
 		return errs.E("object."+op, errs.Busy, "the bucket is being deleted")
 	}
-	*p = *placeIn(l, b, p.key)
+	next := placeIn(l, b, p.key)
+	next.patience = p.patience
+	*p = *next
 	return nil
 }
 

@@ -180,6 +180,8 @@ type place struct {
 	layout *placement.Layout
 	group  placement.Group
 	key    []byte
+
+	patience *sharedPatience // of the request, if it is about many keys; else nil
 }
 
 func (p *place) object() metadata.Address {
@@ -258,7 +260,7 @@ func (s *Store) placeOf(op string, b Bucket, key []byte) (*place, error) {
 
 // read reads a register of p by quorum.
 func (s *Store) read(ctx context.Context, op string, p *place, a metadata.Address, o metadata.ReadOptions) (*metadata.View, error) {
-	var w patience
+	w := patience{shared: p.patience}
 	for {
 		o.BucketEpoch = p.bucket.Epoch
 		v, err := s.meta.Read(ctx, p.group, a, o)
@@ -320,7 +322,7 @@ func (m *proposals) chosen(st *metadata.State, id metadata.OpID) *metadata.Chang
 // meanwhile is followed into its next epoch under the same operation id, without another upload.
 func (s *Store) updateBody(ctx context.Context, op string, p *place, a metadata.Address, o metadata.Operation, d decide, body *written) (outcome, error) {
 	rm := new(removal)
-	var wait patience
+	wait := patience{shared: p.patience}
 	var made proposals
 	if o.ID == 0 {
 		o.ID = newOpID()

@@ -651,6 +651,42 @@ func TestPatienceHasAnEnd(t *testing.T) {
 	}
 }
 
+// All keys of a request share what patience there is, for reads and updates, also after the layout was followed.
+func TestThePatienceOfADeletionOfManyKeysIsThatOfOne(t *testing.T) {
+	ctx := context.Background()
+	s, e, _ := swapStack(t, 4, 0, erasure.Profile{Data: 2, Parity: 2})
+	s.bucketFor("bkt", Unversioned)
+	var keys []string
+	for i := range 200 {
+		keys = append(keys, fmt.Sprintf("k%03d", i))
+	}
+	for i := range e.parts {
+		e.parts[i].wedged = true
+	}
+	over := &sharedPatience{end: time.Now().Add(-time.Second)} // another key needed it all
+	for _, key := range keys {
+		if _, err := s.deleteKey(ctx, "bkt", key, &DeleteOptions{}, over); !errs.Is(err, errs.Unavailable) {
+			t.Fatalf("delete %s: %v, want Unavailable", key, err)
+		}
+	}
+	var first sharedPatience
+	now := time.Now()
+	a, b := patience{shared: &first}, patience{shared: &first}
+	a.pause(ctx)
+	b.pause(ctx)
+	if a.end != b.end || a.end.Before(now.Add(maxPatience)) {
+		t.Errorf("two steps of one request are patient until %v and %v", a.end, b.end)
+	}
+	// Whoever follows the layout keeps the patience of its request.
+	l := s.control.Layout()
+	bkt, _ := s.control.Bucket("bkt")
+	p := placeIn(l, bkt, []byte("k"))
+	p.patience = &first
+	if err := s.refresh(ctx, "Test", p, true); err != nil || p.patience != &first {
+		t.Errorf("refreshed: %v, patience kept: %v", err, p.patience == &first)
+	}
+}
+
 // A newcomer that has nothing yet makes no read settle what others know as decided: it answers that it has
 // nothing, and that is all.
 func TestReadsDoNotSettleBecauseANewcomerIsEmpty(t *testing.T) {
