@@ -3,6 +3,7 @@ package heal
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/ostraka/ostraka/internal/errs"
@@ -29,6 +30,9 @@ type returned struct {
 	todo map[uint16]bool // came back, and were not compared since
 	// times counts how often a drive came back: a comparison during which it did so again proves nothing.
 	times map[uint16]uint64
+	away  map[uint16]bool // drives of the layout, of any process, that were away at the last look
+	// judge: what was set aside because drives were away is to be looked at again.
+	judge bool
 	// epochs is the number of the layout for which the members were seen to be installed; 0: they are to be
 	// looked at.
 	epochs uint64
@@ -44,6 +48,7 @@ func (r *returned) add(num uint16) {
 func (h *Healer) Returned(num uint16) {
 	h.mu.Lock()
 	h.returned.add(num)
+	h.judgeAgain()
 	h.mu.Unlock()
 	h.taint(context.Background(), "a drive was away")
 	h.Trigger()
@@ -60,6 +65,7 @@ func (h *Healer) lookAround(ctx context.Context) {
 		now[d.Num()] = true
 		if !h.returned.here[d.Num()] {
 			h.returned.add(d.Num())
+			h.judgeAgain()
 			clear(h.retry) // what waits, waits for drives
 			h.kick(h.back)
 		}
@@ -67,12 +73,58 @@ func (h *Healer) lookAround(ctx context.Context) {
 	h.returned.here = now
 	h.mu.Unlock()
 	l := h.c.Layout()
+	away := make(map[uint16]bool)
 	for _, m := range l.Drives() {
 		if _, ok := h.c.Drives.Shards(m.Num); !ok {
-			h.taint(ctx, "a drive was away")
-			return
+			away[m.Num] = true
 		}
 	}
+	if len(away) > 0 {
+		h.taint(ctx, "a drive was away")
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for num := range h.returned.away {
+		if !away[num] {
+			h.judgeAgain()
+		}
+	}
+	h.returned.away = away
+}
+
+// judgeAgain asks for another look at the shards that were set aside. The mutex is held.
+func (h *Healer) judgeAgain() {
+	if len(h.aside) > 0 {
+		h.returned.judge = true
+		h.kick(h.back)
+	}
+}
+
+// judgeAside looks again at the drives whose orphans could not be judged, once a drive is back: they would
+// count as blocked until the next collection.
+func (h *Healer) judgeAside(ctx context.Context) error {
+	h.mu.Lock()
+	var list []uint16
+	if h.returned.judge {
+		list = slices.Collect(maps.Keys(h.aside))
+	}
+	h.returned.judge = false
+	h.mu.Unlock()
+	l, seen := h.c.Layout(), make(map[orphanID]bool)
+	var fails []error
+	for _, d := range h.local() {
+		if slices.Contains(list, d.Num()) {
+			_, err := h.orphansOf(ctx, l, d, h.c.Now().Add(-h.c.OrphanAge), seen)
+			fails = append(fails, err)
+		}
+	}
+	err := errors.Join(fails...)
+	if err != nil {
+		h.mu.Lock()
+		h.returned.judge = true
+		h.mu.Unlock()
+	}
+	return err
 }
 
 // compareReturned brings the drives that came back up to date.

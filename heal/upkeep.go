@@ -24,7 +24,7 @@ func (h *Healer) upkeep(ctx context.Context) error {
 	if h.paused() || ctx.Err() != nil {
 		return err
 	}
-	err = errors.Join(err, h.dropTombs(ctx))
+	err = errors.Join(err, h.dropTombs(ctx), h.judgeAside(ctx))
 	if h.c.OrphanEvery < 0 {
 		return err
 	}

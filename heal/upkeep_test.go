@@ -319,3 +319,30 @@ func TestOrphansAreSetAsideWhileTooFewDrivesAnswer(t *testing.T) {
 		t.Errorf("status: %+v", s)
 	}
 }
+
+func TestOrphansThatWereSetAsideAreJudgedWhenTheDrivesAreBack(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.put("k", 700<<10)
+	dead := w.orphan("k")
+	w.heal()
+	w.upkeep()
+	w.down[1].Store(true)
+	w.down[2].Store(true)
+	w.clock.pass(25 * time.Hour)
+	w.heal()
+	_ = w.healer.upkeep(context.Background()) // some of it cannot be done
+	if s := w.healer.Status(); s.Blocked == 0 {
+		t.Fatalf("nothing was set aside: %+v", s)
+	}
+	w.down[1].Store(false)
+	w.down[2].Store(false)
+	w.heal() // notices that they are back
+	w.upkeep()
+	if n := w.shardsOf(dead.ID); n != 0 {
+		t.Errorf("%d shards of the orphan are left", n)
+	}
+	if s := w.healer.Status(); s.Blocked != 0 {
+		t.Errorf("%d registers are blocked", s.Blocked)
+	}
+	w.whole("k")
+}
