@@ -103,6 +103,7 @@ type mutations struct {
 	noReballot     bool // what is undecided keeps its ballot in a new epoch
 	noLevel        bool // a member of the image may hold what is decided under a lower ballot than the image
 	keepNamed      bool // what was let go of is garbage though its writer proposed it again
+	staleMover     bool // a mover does not know what was published before its term
 	noVoid         bool // what a member that was away holds undecided keeps its ballot
 }
 

@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"context"
+	"slices"
 )
 
 // The deletion of a bucket, as package object makes it: an empty listing, `deleting` under a new bucket
@@ -16,19 +17,22 @@ type simBucketState struct {
 
 func (c *proc) startDeleteBucket() {
 	s := c.s
-	if s.bucket.deleting { // that was cut short: taken over from the fence on
-		c.fence(s.bucket.epoch)
+	if b := c.view().bucket; b.deleting { // that was cut short: taken over from the fence on
+		c.fence(b.epoch)
 		return
 	}
 	c.empty(0, func(ok bool, _ int64) {
-		if !ok || s.bucket.gone {
+		if !ok || s.bucket.gone || c.away() {
 			c.end(resDrop, "")
 			return
 		}
 		if !s.bucket.deleting {
 			s.bucket.epoch++
 			s.bucket.deleting = true
+			s.published()
 		}
+		c.told()
+		c.layout = slices.Clone(c.view().layout)
 		c.fence(s.bucket.epoch)
 	})
 }
@@ -40,9 +44,10 @@ func (c *proc) fence(epoch uint64) {
 	s.tr("op%d closes the bucket under epoch %d", c.op, epoch)
 	var have uint32
 	reopen := func() {
-		if s.rng.IntN(4) > 0 && s.bucket.deleting && s.bucket.epoch == epoch && !s.bucket.gone {
+		if s.rng.IntN(4) > 0 && !c.away() && s.bucket.deleting && s.bucket.epoch == epoch && !s.bucket.gone {
 			s.bucket.deleting = false
 			s.bucket.epoch++
+			s.published()
 		}
 		c.end(resDrop, "")
 	}
@@ -160,9 +165,10 @@ func (c *proc) endUploads(i int, then func(ok bool)) {
 // finishDelete is the commit point: from here on there is no bucket.
 func (c *proc) finishDelete(epoch uint64, call int64) {
 	s := c.s
-	if s.bucket.deleting && s.bucket.epoch == epoch && !s.bucket.gone {
+	if s.bucket.deleting && s.bucket.epoch == epoch && !s.bucket.gone && !c.away() {
 		s.tr("op%d: the bucket is gone", c.op)
 		s.bucket.gone = true
+		s.published()
 		s.clock++
 		for _, reg := range s.keys {
 			s.observe(reg, in{opSeal, 0}, out{resOK, ""}, call, s.clock)

@@ -153,6 +153,9 @@ func (s *sim) heal() {
 	s.recover()
 	s.now += 10 * simDay // above every promise
 	s.with.skew, s.with.away = false, false
+	s.with.lag, s.with.sides, s.with.oneWay, s.with.movers = false, false, false, false
+	s.reunite()
+	s.gates = nil
 	if s.settleSwaps(); s.err != "" {
 		return
 	}
@@ -303,7 +306,7 @@ func (s *sim) linearizable(reg *register) bool {
 		return true
 	}
 	s.checked++
-	switch porcupine.CheckOperationsTimeout(simModel, reg.hist, 20*time.Second) {
+	switch porcupine.CheckOperationsTimeout(simModel, reg.hist, 5*time.Minute) {
 	case porcupine.Unknown:
 		s.fail("the checker ran out of time")
 	case porcupine.Illegal:

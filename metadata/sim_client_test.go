@@ -75,7 +75,8 @@ type proc struct {
 	reg        *register
 	call       int64
 	skew       uint64            // of the gateway's clock
-	layout     []placement.Group // as the gateway knows it
+	gate       *simGate          // nil where all gateways are alike
+	layout     []placement.Group // as the gateway knew it when it last looked
 	epoch      uint64            // of the bucket, as the gateway knows it
 	background bool
 	paused     bool
@@ -151,8 +152,13 @@ type out struct {
 
 func (s *sim) newProc(kind opKind, reg *register) *proc {
 	s.clock++
-	c := &proc{s: s, kind: kind, reg: reg, call: s.clock, skew: s.skew(), layout: slices.Clone(s.layout), epoch: s.bucket.epoch, deaf: s.deafness(kind)}
-	if s.bucket.deleting {
+	c := &proc{s: s, kind: kind, reg: reg, call: s.clock, skew: s.skew(), deaf: s.deafness(kind)}
+	if c.gate = s.someGate(); c.gate != nil {
+		c.skew = c.gate.skew
+	}
+	v := c.view()
+	c.layout, c.epoch = slices.Clone(v.layout), v.bucket.epoch
+	if v.bucket.deleting {
 		c.epoch-- // its copy of the control plane is old: it would refuse otherwise
 	}
 	s.procs = append(s.procs, c)
@@ -163,21 +169,28 @@ func (c *proc) header(part int) Header {
 	return Header{Partition: uint32(part), Epoch: c.layout[part].Epoch, BucketEpoch: c.epoch}
 }
 
-// epochs counts the changes of membership that the gateway knows of.
-func (c *proc) epochs() (n int) {
-	for p := range c.layout {
-		n += int(c.layout[p].Epoch) - 1
+// behind says whether more changes of membership are known by now than the process has seen.
+func (c *proc) behind() bool {
+	c.ask()
+	return epochs(c.view().layout) != epochs(c.layout)
+}
+
+// epochs counts the changes of membership.
+func epochs(layout []placement.Group) (n int) {
+	for p := range layout {
+		n += int(layout[p].Epoch) - 1
 	}
 	return n
 }
 
 // follow looks at the control plane again, and says whether it is worth another try.
 func (c *proc) follow() bool {
-	s := c.s
-	if c.follows++; c.follows > 3 || s.bucket.deleting || s.bucket.gone {
+	c.ask()
+	v := c.view()
+	if c.follows++; c.follows > 3 || v.bucket.deleting || v.bucket.gone {
 		return false
 	}
-	c.layout, c.epoch = slices.Clone(s.layout), s.bucket.epoch
+	c.layout, c.epoch = slices.Clone(v.layout), v.bucket.epoch
 	return true
 }
 
@@ -465,7 +478,7 @@ func (c *proc) read(reg *register, then func(simRead)) {
 			case err == nil:
 				replies[pos] = simCarry(s, r)
 				c.judge(reg, replies, then)
-			case errs.Is(err, errs.Stale) && c.epochs() != s.moved && c.follow():
+			case errs.Is(err, errs.Stale) && c.behind() && c.follow():
 				c.read(reg, then)
 			}
 		})
@@ -661,7 +674,7 @@ func (c *proc) scan(after []byte, fence uint64, each func(reg *register, row *Ro
 	m.BucketEpoch = fence
 	for _, i := range s.rng.Perm(len(s.drives)) {
 		simSend(c, i, "scan", func(a *Acceptor) (*ScanReply, error) {
-			if !slices.ContainsFunc(s.layout, func(g placement.Group) bool { return g.Position(uint16(i)) >= 0 }) {
+			if !slices.ContainsFunc(s.known(i), func(g placement.Group) bool { return g.Position(uint16(i)) >= 0 }) {
 				return nil, errDown // retired: it serves nothing
 			}
 			return a.Scan(context.Background(), m)

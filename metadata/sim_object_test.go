@@ -18,7 +18,7 @@ var (
 // startAny begins one operation.
 func (s *sim) startAny() {
 	rng := s.rng
-	if s.bucket.gone {
+	if s.bucket.gone && !s.with.lag {
 		return
 	}
 	reg := s.keys[rng.IntN(len(s.keys))]
@@ -43,7 +43,15 @@ func (s *sim) startAny() {
 	if s.with.away {
 		kinds = append(kinds, opGC, opInm, opGC, opInm)
 	}
+	if s.with.lag && s.with.swap {
+		if kinds = append(kinds, opGet, opGet, opPush); !reg.versioned {
+			kinds[len(kinds)-1] = opPut
+		}
+	}
 	kind := kinds[rng.IntN(len(kinds))]
+	if s.with.lag && s.with.swap && s.swaps == 0 && rng.IntN(3) == 0 {
+		kind = opSwap // early, so that much comes after it
+	}
 	if s.with.wide && kind == opDrop && rng.IntN(2) == 0 {
 		kind = opRemains
 	}
@@ -82,6 +90,10 @@ func (s *sim) startAny() {
 		c.v = c.op
 	}
 	s.tr("START op%d %v %s v=%d", c.op, kind, reg.addr.Key, c.v)
+	if c.view().bucket.gone {
+		c.end(resDrop, "")
+		return
+	}
 	switch kind {
 	case opGet, opPeek, opRepair:
 		c.startRead()
@@ -125,7 +137,7 @@ func (s *sim) keyOf(v int) *register {
 // startWrite runs what changes an object.
 func (c *proc) startWrite() {
 	s := c.s
-	if s.bucket.deleting && s.rng.IntN(4) > 0 { // else its copy of the control plane is old
+	if c.view().bucket.deleting && s.rng.IntN(4) > 0 { // else its copy of the control plane is old
 		c.end(resDrop, "")
 		return
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/bits"
 	"slices"
+
+	"github.com/ostraka/ostraka/placement"
 )
 
 // Changes of membership: the mover of Client.Swap over messages that are lost and doubled, with the decisions
@@ -20,8 +22,16 @@ type transition struct {
 // startSwap begins a transition, or goes on with one that has not ended.
 func (c *proc) startSwap() {
 	s := c.s
+	if c.away() {
+		c.end(resDrop, "")
+		return
+	}
 	if s.moving == nil {
-		if s.swaps++; s.swaps > 2 {
+		limit := simSwaps
+		if s.with.lag {
+			limit = simSwaps2
+		}
+		if s.swaps++; s.swaps > limit {
 			c.end(resDrop, "")
 			return
 		}
@@ -39,11 +49,21 @@ func (c *proc) startSwap() {
 		}
 		s.moving = t
 	}
+	if s.with.sides && s.lonely == nil && s.rng.IntN(2) == 0 {
+		if s.divide(); c.away() {
+			c.end(resDrop, "")
+			return
+		}
+	}
 	t := s.moving
 	t.term++
-	m := &mover{proc: c, t: t, term: t.term}
-	for p := range s.layout {
-		if s.layout[p].Position(t.old) >= 0 {
+	// What was published before the term was given out, the mover must know.
+	m := &mover{proc: c, t: t, term: t.term, layout: slices.Clone(s.layout), bucket: s.bucket}
+	if s.mut.staleMover {
+		m.layout = slices.Clone(c.layout)
+	}
+	for p := range m.layout {
+		if m.layout[p].Position(t.old) >= 0 {
 			m.parts = append(m.parts, p)
 		}
 	}
@@ -57,9 +77,11 @@ func (c simConfig) spare() bool { return min(c.need(), c.q.W)-1 >= c.k && c.q.N 
 // mover moves one partition after the other.
 type mover struct {
 	*proc
-	t     *transition
-	term  uint64
-	parts []int
+	t      *transition
+	term   uint64
+	layout []placement.Group // as of the term, and what it published since
+	bucket simBucketState    // as of the term
+	parts  []int
 
 	part   int
 	group  []int // drives by seat
@@ -84,7 +106,7 @@ func (m *mover) move() {
 		return
 	}
 	m.part, m.parts = m.parts[0], m.parts[1:]
-	g := s.layout[m.part]
+	g := m.layout[m.part]
 	seat := g.Position(m.t.old)
 	if seat < 0 {
 		m.move()
@@ -142,6 +164,9 @@ func (m *mover) each(what string, may func(seat int) bool, ask func(seat int, a 
 // wedge asks under the zero floor, and then ends the epoch.
 func (m *mover) wedge(floor Ballot) {
 	m.floor = floor
+	if m.falls("wedge") {
+		return
+	}
 	replies := make([]*WedgeReply, len(m.group))
 	again := false
 	m.each("wedge", m.sw.asks, func(seat int, a *Acceptor) (err error) {
@@ -215,6 +240,9 @@ func (m *mover) heldSeat(seat int) bool { return m.sw.held[seat] }
 // carry brings one register after the other to the members of the next epoch.
 func (m *mover) carry(i int) {
 	s := m.s
+	if m.falls("carry") {
+		return
+	}
 	for i < len(s.regs) && s.regs[i].part != m.part {
 		i++
 	}
@@ -311,6 +339,9 @@ func (m *mover) transfer(reg *register, row TransferRow, from int, need []int, t
 // install begins the next epoch, and publishes it.
 func (m *mover) install() {
 	s := m.s
+	if m.falls("install") {
+		return
+	}
 	m.newcomerDies()
 	fences := m.fenceList()
 	m.each("install epoch", m.sw.begins, func(_ int, a *Acceptor) error {
@@ -325,8 +356,11 @@ func (m *mover) install() {
 			return
 		}
 		m.stage++
+		if m.falls("publish") {
+			return
+		}
 		g := &s.layout[m.part]
-		if !m.sw.ready() || m.t.term != m.term || g.Epoch != m.epoch {
+		if !m.sw.ready() || m.t.term != m.term || g.Epoch != m.epoch || m.away() {
 			m.quit()
 			return
 		}
@@ -335,19 +369,43 @@ func (m *mover) install() {
 		next.Drives = slices.Clone(g.Drives)
 		next.Drives[g.Position(m.t.old)] = m.t.new
 		next.Epoch++
-		s.layout[m.part] = next
+		s.layout[m.part], m.layout[m.part] = next, next
 		s.moved++
+		s.published()
+		m.tell()
 		s.quorums(m.part)
 		s.tr("partition %d is in epoch %d: %v", m.part, next.Epoch, next.Drives)
-		m.move()
+		if !m.falls("published") {
+			m.move()
+		}
 	})
+}
+
+// tell tells all drives what is published, as far as they are reached.
+func (m *mover) tell() {
+	s := m.s
+	if !s.with.lag {
+		return
+	}
+	at := len(s.log) - 1
+	for i, d := range s.drives {
+		if s.rng.IntN(2) == 0 {
+			continue
+		}
+		simSend(m.proc, i, "published", func(*Acceptor) (struct{}, error) {
+			if !d.blind && s.minor>>i&1 == 0 {
+				d.knows = max(d.knows, at)
+			}
+			return struct{}{}, nil
+		}, nil)
+	}
 }
 
 func (m *mover) fenceList() (list []Fence) {
 	for b, e := range m.fences {
 		list = append(list, Fence{b, e})
 	}
-	if b := m.s.bucket; b.epoch > 1 || b.deleting {
+	if b := m.bucket; b.epoch > 1 || b.deleting {
 		list = append(list, Fence{simBucket, b.epoch})
 	}
 	return list
@@ -357,7 +415,7 @@ func (m *mover) fenceList() (list []Fence) {
 func (c *proc) startJoin(part int) {
 	s := c.s
 	m := &mover{proc: c, part: part, fences: map[uint64]uint64{}}
-	g := s.layout[m.part]
+	g := c.layout[m.part]
 	m.epoch = g.Epoch
 	if g.Epoch < 2 {
 		m.quit()
@@ -377,12 +435,13 @@ func (c *proc) startJoin(part int) {
 			return
 		}
 		heard |= 1 << seat
-		if r := replies[seat]; r.Installed[0] == m.epoch {
+		r := replies[seat]
+		if r.Installed[0] >= m.epoch {
 			installed |= 1 << seat
 			m.floor = maxBallot(m.floor, r.Floors[0])
-			for _, f := range r.Fences {
-				m.fences[f.Bucket] = max(m.fences[f.Bucket], f.Epoch)
-			}
+		}
+		for _, f := range r.Fences {
+			m.fences[f.Bucket] = max(m.fences[f.Bucket], f.Epoch)
 		}
 	}, func(done bool) {
 		if !done {
@@ -482,6 +541,10 @@ func (s *sim) settleSwaps() {
 		c.startJoin(p)
 		play(c)
 		for _, d := range s.layout[p].Drives {
+			if s.drives[d].gone {
+				s.fail("drive %d is gone, and a member of partition %d", d, p)
+				return
+			}
 			e, err := s.drives[d].acc.Installed(context.Background(), []uint32{uint32(p)})
 			if err != nil || s.layout[p].Epoch > 1 && e[0] != s.layout[p].Epoch {
 				s.fail("drive %d is no member of partition %d in epoch %d: %v, %v", d, p, s.layout[p].Epoch, e, err)

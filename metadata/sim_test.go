@@ -36,21 +36,24 @@ import (
 //	 9  retry after preemption                 proc.next, stepRetry; a ring of two operations
 //	10  drive process crash                    sim.crash, simKV.crash; promises above the ceiling
 //	30  r drives lost just after the 200       sim.check: k shards at W − r (at the commit, by the shard quorum)
-//	33  one-way partition                      messages and replies are lost apart
+//	32  two-way partition                      features.sides: sim.divide, a gateway and some drives on one side
+//	33  one-way partition                      messages and replies are lost apart; features.oneWay: sim.split
 //	34  delay, reorder, duplicate              sim.deliver
 //	35  clocks ±1 day, jumps                   features.skew: drives and gateways
 //	36  If-None-Match from many gateways       opInm
 //	40  DELETE with a drive down, it returns   opDel, sim.crash, proc.startDrop
 //	41  Complete against re-upload, abort      sim_upload_test.go
 //	42  a drive is replaced, dead or live      sim_swap_test.go, mover
-//	43  mover crash in each phase, two movers  sim_swap_test.go: terms; whoever goes on under a higher one
-//	44  stale gateway, old layout              proc.follow: what it asks for is refused, and it looks again
+//	43  mover crash in each phase, two movers  mover.falls; terms; whoever goes on under a higher one
+//	44  stale gateway, old layout              features.lag: copies of the control plane; proc.follow looks again
+//	45  control-plane loss                     features.sides: the lonely gateway changes and learns nothing
 //	47  bucket deletion against PUT            sim_bucket_test.go
 var (
 	simSeeds = flag.Int("seeds", 0, "schedules of the simulation, in all; 0 means a short slice")
 	simFrom  = flag.Int64("from", 0, "the first seed")
 	simSeed  = flag.Int64("seed", -1, "run this schedule only")
 	simOnly  = flag.Int("config", -1, "only this configuration")
+	simMoves = flag.Bool("moves", false, "changes of membership, and copies of the control plane that lag, in every schedule")
 	simTrace = flag.Bool("trace", false, "print what happens; with -seed")
 )
 

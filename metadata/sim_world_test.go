@@ -63,11 +63,13 @@ type simDrive struct {
 	gone   bool      // for good
 	cut    bool      // nobody reaches it
 	skew   uint64    // of its clock, modulo 2^64
+	simCopy
 }
 
 // simMsg is on its way to a drive (ask) or back to a process (reply).
 type simMsg struct {
 	drive int // -1: to a process
+	from  int // of a reply
 	to    *proc
 	ask   func(a *Acceptor) func()
 	reply func()
@@ -84,6 +86,10 @@ type features struct {
 	swap    bool // drives take the place of others
 	away    bool // besides, members are cut off for long, newcomers die in mid-swap, and writes end early
 	tombs   bool // one key that comes and goes; doubles come very late, and gateways stand still in between
+	lag     bool // drives and gateways have copies of the control plane that lag
+	sides   bool // besides, a gateway and some drives are cut off from all others
+	oneWay  bool // gateways do not reach some drives for a while, or do not hear them
+	movers  bool // movers crash in each phase, and others take over
 }
 
 type sim struct {
@@ -93,9 +99,15 @@ type sim struct {
 	with     features
 	drives   []*simDrive
 	layout   []placement.Group // by partition; as published
+	log      []simView         // with features.lag: the control plane after each of its changes
+	gates    []*simGate        // with features.lag or oneWay
+	slowness int               // steps until somebody learns
+	lonely   *simGate          // nil: no partition; else it and the drives of minor are on one side
+	minor    uint32
 	bucket   simBucketState
 	moving   *transition // nil: none
 	swaps    int
+	fallen   int  // movers that crashed in a certain phase
 	lost     bool // a drive went with its shards
 	moved    int  // epochs that were published
 	keys     []*register
@@ -141,8 +153,24 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	}
 	s.with = features{wide: rng.IntN(4) == 0, uploads: rng.IntN(4) == 0, bucket: rng.IntN(8) == 0, skew: rng.IntN(4) == 0, pause: rng.IntN(6) == 0,
 		swap: rng.IntN(4) == 0, tombs: rng.IntN(6) == 0}
+	// Drawn apart, so that a seed without these is the schedule that it was before they came.
+	more := rand.New(rand.NewPCG(seed, 8))
+	s.with.lag, s.with.oneWay, s.with.movers = more.IntN(3) == 0, more.IntN(5) == 0, more.IntN(3) == 0
+	s.with.sides = more.IntN(2) == 0
 	if mut.moves() {
 		s.with.swap = true // the others prove nothing
+	}
+	if *simMoves {
+		s.with.swap, s.with.lag = true, true
+	}
+	if mut != (mutations{}) && !mut.moves() && !mut.noFloorLow && !mut.noAborting {
+		s.with.lag, s.with.sides, s.with.oneWay, s.with.movers = false, false, false, false // they show without
+	}
+	if mut.staleMover {
+		s.with.lag, s.with.movers = true, true
+	}
+	if mut.wedgeTooFew {
+		s.with.lag, s.with.sides = true, true // who knows what is published refuses the old epoch by itself
 	}
 	if mut.forgetPromises {
 		s.with.swap = false // a mover that meets such a drive gets nowhere, which proves nothing
@@ -153,6 +181,7 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	if mut.noAborting {
 		s.with.uploads, s.with.tombs = true, false
 	}
+	s.with.sides = s.with.sides && s.with.lag
 	s.with.away = s.with.swap && rng.IntN(2) == 0
 	n := cfg.q.N
 	shift := 0
@@ -170,6 +199,18 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 		s.addDrive()
 	}
 	s.bucket = simBucketState{epoch: 1}
+	s.published()
+	if s.with.lag {
+		s.slowness = 10 << rng.IntN(6)
+		for _, d := range s.drives {
+			d.blind = rng.IntN(4) == 0
+		}
+	}
+	if s.with.lag || s.with.oneWay {
+		for range simGates {
+			s.gates = append(s.gates, &simGate{simCopy: simCopy{blind: s.with.lag && rng.IntN(3) == 0}, skew: s.skew()})
+		}
+	}
 	keys := 1 + rng.IntN(3)
 	switch {
 	case s.with.tombs || s.with.away && rng.IntN(2) == 0:
@@ -195,6 +236,10 @@ func (s *sim) addDrive() {
 	kv := &simKV{}
 	kv.set(digestMarker(), sealValue(digestMarker(), []byte{rowFormat})) // an empty store has its digests
 	s.drives = append(s.drives, &simDrive{kv: kv, shards: &simShards{map[simShard]bool{}}, skew: s.skew()})
+	d := s.drives[len(s.drives)-1]
+	if len(s.log) > 0 {
+		d.knows, d.blind = s.rng.IntN(len(s.log)), s.rng.IntN(5) == 0
+	}
 	s.boot(len(s.drives) - 1)
 }
 
@@ -211,6 +256,9 @@ func (s *sim) boot(i int) {
 	if d.gone {
 		return
 	}
+	if s.with.lag && s.rng.IntN(3) == 0 {
+		d.knows = s.rng.IntN(d.knows + 1) // it may have the last snapshot, and not know yet what of its log is committed
+	}
 	a, err := newAcceptor(AcceptorConfig{KV: d.kv, Shards: d.shards, Epoch: func(p uint32) (uint64, bool) { return s.epoch(p, i) },
 		Now: func() time.Time { return time.UnixMicro(int64(s.now + d.skew)) }, Promises: s.promises, Ahead: 3 * time.Microsecond, stripes: 2}, s.mut)
 	if err != nil {
@@ -222,10 +270,11 @@ func (s *sim) boot(i int) {
 
 // epoch is what drive i knows of partition p.
 func (s *sim) epoch(p uint32, i int) (uint64, bool) {
-	if int(p) >= len(s.layout) {
+	layout := s.known(i)
+	if int(p) >= len(layout) {
 		return 0, false
 	}
-	g := &s.layout[p]
+	g := &layout[p]
 	return g.Epoch, g.Position(uint16(i)) >= 0
 }
 
@@ -259,10 +308,22 @@ var errDown = errs.E("sim", errs.Drive, "down")
 func (s *sim) run() {
 	rng := s.rng
 	planned := 6 + rng.IntN(12)
+	if s.with.lag && s.with.swap {
+		planned += rng.IntN(12)
+	}
 	lost, doubled, crash := rng.Float64()*0.15, rng.Float64()*0.1, rng.Float64()*0.02
 	started, closed := 0, 0
 	for step := 0; step < 8000 && s.err == ""; step++ {
 		s.now++
+		if s.with.lag && rng.IntN(s.slowness) == 0 {
+			s.learn()
+		}
+		if s.with.sides && rng.IntN(100) == 0 {
+			s.divide()
+		}
+		if s.with.oneWay && rng.IntN(150) == 0 {
+			s.split()
+		}
 		x := rng.Float64()
 		active := 0
 		live := s.procs[:0]
@@ -324,6 +385,9 @@ func (s *sim) run() {
 				if closed++; closed%10 == 0 {
 					s.recover()
 				}
+				if closed%simReunite == 0 {
+					s.reunite()
+				}
 				continue
 			}
 		}
@@ -354,7 +418,10 @@ func (s *sim) disturb() {
 		if rng.IntN(2) == 0 {
 			s.drives[rng.IntN(len(s.drives))].skew = s.skew()
 		} else if len(s.procs) > 0 {
-			s.procs[rng.IntN(len(s.procs))].skew = s.skew()
+			c := s.procs[rng.IntN(len(s.procs))]
+			if c.skew = s.skew(); c.gate != nil {
+				c.gate.skew = c.skew
+			}
 		}
 	}
 	if s.with.pause && len(s.procs) > 0 {
@@ -432,7 +499,7 @@ func (s *sim) deliver(i int, lost, doubled float64) {
 		s.msgs[last] = simMsg{}
 		s.msgs = s.msgs[:last]
 	}
-	if s.rng.Float64() < lost {
+	if s.rng.Float64() < lost || s.blocked(&m) {
 		return
 	}
 	if m.drive < 0 {
@@ -447,6 +514,6 @@ func (s *sim) deliver(i int, lost, doubled float64) {
 		s.tr("  drive%d <- op%d %s", m.drive, m.to.op, m.what)
 	}
 	if g := m.ask(d.acc); g != nil {
-		s.msgs = append(s.msgs, simMsg{drive: -1, to: m.to, reply: g})
+		s.msgs = append(s.msgs, simMsg{drive: -1, from: m.drive, to: m.to, reply: g})
 	}
 }
