@@ -65,12 +65,23 @@ type Control struct {
 	members    []raft.ServerID  // the voters, as known last
 	tried      uint64           // number of the generation that Recover tried last
 	closed     bool
+	changed    chan struct{} // closed, and made anew, when the state changes
+
+	// Of a cluster of several processes; see agent.go.
+	hint     disk.ID                  // who leads, as another process said
+	known    map[disk.ID]reported     // what the others reported to this process
+	reports  uint64                   // made by this process
+	named    map[uint16]raft.ServerID // what the rows of drives name
+	away     map[uint16]time.Time     // since when drives are away, as the leader sees it
+	ledTerm  uint64                   // the term in which it began to
+	ledSince time.Time
+	starting []uint16 // drives that ought to get a server; guarded by membership instead
+	start    uint64   // names this run of the process; never changes
+	wake     chan struct{}
 
 	tasks   sync.WaitGroup // copies being written, voters being shut down or replaced
 	closing chan struct{}  // closed by Close
 	barrier atomic.Uint64  // the newest term in which the leader's state is known to be current
-
-	changed chan struct{} // closed, and made anew, when the state changes; guarded by mu
 }
 
 // turn is a lock that is held across waits. A goroutine that waits for it is seen to wait by
@@ -86,7 +97,7 @@ type voter struct {
 	num   uint16
 	id    raft.ServerID
 	raft  *raft.Raft
-	trans *raft.InmemTransport
+	trans *transport
 	store *storage
 	copy  *copyOf // on the same drive: tells this stay of the drive from a later one
 	ended chan struct{}
@@ -117,7 +128,8 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 		c.ChangeTimeout = 4 * time.Second
 	}
 	k := &Control{c: c, log: c.Logger, voters: map[uint16]*voter{}, copies: map[uint16]*copyOf{}, late: map[*copyOf]bool{},
-		membership: newTurn(), lifecycle: newTurn(), closing: make(chan struct{}), changed: make(chan struct{})}
+		membership: newTurn(), lifecycle: newTurn(), closing: make(chan struct{}), changed: make(chan struct{}),
+		known: map[disk.ID]reported{}, named: map[uint16]raft.ServerID{}, away: map[uint16]time.Time{}, start: random(), wake: make(chan struct{}, 1)}
 	k.state.Store(emptyState())
 	for _, d := range c.Drives {
 		s, err := readCopy(d.KV)
@@ -136,6 +148,12 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 		k.useVoter(d)
 	}
 	k.tasks.Go(k.steward)
+	if k.networked() {
+		if len(c.Drives) == 0 {
+			k.startMemory()
+		}
+		k.tasks.Go(k.agent)
+	}
 	return k, ctx.Err()
 }
 
@@ -241,29 +259,56 @@ func (k *Control) await(index uint64, copies ...*copyOf) (have []*copyOf) {
 	return have
 }
 
-// copied reports whether a change is in enough copies to be answered, if it is in those that have it: in
-// so many that one of them is left when as many drives are lost as the profile allows. Those that are away
-// count as lost. A cluster of at most two drives relies on its copies, since there the one voter's
-// log is the only other place: a change needs those of all drives that are here.
-func (k *Control) copied(have []*copyOf) bool {
+// copied reports whether a change is in enough copies to be answered, once those of this process were awaited, and
+// those of others if these do not suffice.
+func (k *Control) copied(ctx context.Context, index uint64) bool {
+	have := k.numbers(k.await(index))
+	s := k.State()
+	return !s.Initialized() || s.enoughCopies(k.drivesHeard(), have) || k.clustered() && k.copiedElsewhere(ctx, index, have)
+}
+
+// numbers returns the drives whose copies these are, of those in the layout that are not retired.
+func (k *Control) numbers(copies []*copyOf) (nums []uint16) {
 	s := k.State()
 	if !s.Initialized() {
-		return true
+		return nil
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	lasting := s.lasting()
-	here, has := 0, 0
-	for _, num := range lasting {
-		cp := k.copies[num]
-		if cp != nil {
-			here++
-			if slices.Contains(have, cp) {
-				has++
-			}
+	for _, num := range s.lasting() {
+		if cp := k.copies[num]; cp != nil && slices.Contains(copies, cp) {
+			nums = append(nums, num)
 		}
 	}
-	return has >= copiesWanted(len(lasting), here, int(s.layout.Profile().Parity))
+	return nums
+}
+
+// enoughCopies decides whether a change that the copies of some drives have can be answered: they are so many that
+// one of them is left when as much is lost as the profile allows. Drives that are away count as lost. A store of at most
+// two drives relies on its copies, since there the one voter's log is the only other place: a change needs those of all
+// drives that are here.
+//
+// What the profile allows is parity drives, or whole nodes, of which each may have up to f members of a
+// partition. So a node counts for f copies at most, however many it has.
+func (s *State) enoughCopies(here, have []uint16) bool {
+	lasting, parity := s.lasting(), int(s.layout.Profile().Parity)
+	if len(have) < copiesWanted(len(lasting), len(here), parity) {
+		return false
+	}
+	all, left := s.weight(lasting), s.weight(here)
+	return s.weight(have) >= min(left, max(1, parity+1-(all-left)))
+}
+
+// weight counts drives, and those of one node no higher than the members that a partition may have on it.
+func (s *State) weight(nums []uint16) (sum int) {
+	f, nodes := s.layout.Spread(), map[disk.ID]int{}
+	for _, num := range nums {
+		node, _ := s.NodeOfDrive(num)
+		if nodes[node]++; nodes[node] <= f {
+			sum++
+		}
+	}
+	return sum
 }
 
 // copiesWanted returns how many of the copies that are here a change needs.
@@ -335,6 +380,17 @@ func (k *Control) useVoter(d DriveStore) {
 	if err != nil {
 		k.log.Error("the voter on a drive cannot start", "drive", d.Num, "err", err)
 	}
+	k.setNamed(d.Num, id)
+	if k.clustered() || k.networked() && !k.State().Initialized() {
+		if errs.Is(err, errs.Corrupt) { // its former id goes, and another comes, as the leader decides
+			if err := dropVoter(d.KV); err != nil {
+				k.log.Error("the damaged rows of a voter could not be dropped", "drive", d.Num, "err", err)
+			}
+			k.setNamed(d.Num, "")
+		}
+		k.nudge()
+		return
+	}
 	if k.State().Initialized() && (err == nil || errs.Is(err, errs.Corrupt)) {
 		cp := k.copyOn(d.Num)
 		k.tasks.Go(func() { k.admit(d, cp, id, err != nil) })
@@ -365,29 +421,40 @@ func (k *Control) startVoter(d DriveStore) (raft.ServerID, error) {
 	if late { // it is tried again when that is done
 		return id, errs.E("cluster.startVoter", errs.Drive, "the drive is stuck")
 	}
+	return id, k.startServer(d, id)
+}
+
+// startServer starts a raft server from the rows of a drive. The caller holds lifecycle.
+func (k *Control) startServer(d DriveStore, id raft.ServerID) (err error) {
 	v := &voter{num: d.Num, id: id, copy: k.copyOn(d.Num), ended: make(chan struct{})}
 	if v.store, err = openStorage(d.KV, func(err error, late <-chan error) { k.cutOff(d, v, err, late) }); err != nil {
-		return v.id, err
+		return err
 	}
-	_, v.trans = raft.NewInmemTransportWithTimeout(raft.ServerAddress(id), heartbeat)
+	isHere := func(addr raft.ServerAddress) bool { return k.runs(raft.ServerID(addr)) != nil }
+	v.trans = newTransport(id, k.dialRaft(), isHere, k.log.With("voter", string(id)))
 	c := raft.DefaultConfig()
 	c.LocalID = v.id
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = heartbeat, heartbeat, heartbeat/2
+	beat := heartbeat
+	if k.networked() {
+		beat *= 2
+	}
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = beat, beat, beat/2
 	c.SnapshotThreshold, c.TrailingLogs = snapshotAfter, trailing
 	c.SnapshotInterval = time.Minute
 	c.NoLegacyTelemetry = true
 	c.Logger = raftLog(k.log.With("voter", string(id)))
-	if v.raft, err = raft.NewRaft(c, &fsm{k, s}, v.store, v.store, v.store, v.trans); err != nil {
-		return v.id, err
+	if v.raft, err = raft.NewRaft(c, &fsm{k, k.State()}, v.store, v.store, v.store, v.trans); err != nil {
+		v.trans.cut()
+		return err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, o := range k.voters {
-		o.trans.Connect(v.trans.LocalAddr(), v.trans)
-		v.trans.Connect(o.trans.LocalAddr(), o.trans)
+		o.trans.Connect(v.trans.LocalAddr(), v.trans.InmemTransport)
+		v.trans.Connect(o.trans.LocalAddr(), o.trans.InmemTransport)
 	}
-	k.voters[d.Num] = v
-	return v.id, nil
+	k.voters[d.Num], k.named[d.Num] = v, id
+	return nil
 }
 
 // cutOff isolates a voter whose storage failed. It is called with the storage's lock held, from
@@ -395,7 +462,7 @@ func (k *Control) startVoter(d DriveStore) (raft.ServerID, error) {
 // done in time: it brings the outcome, and when that is good the voter starts again.
 func (k *Control) cutOff(d DriveStore, v *voter, err error, late <-chan error) {
 	k.log.Error("the drive of a voter failed; the voter is stopped", "drive", v.num, "err", err)
-	v.trans.DisconnectAll()
+	v.trans.cut()
 	if late != nil {
 		k.mu.Lock()
 		k.late[v.copy] = true
@@ -440,7 +507,7 @@ func (k *Control) stopped(num uint16, v *voter) bool {
 		o.trans.Disconnect(at.trans.LocalAddr())
 	}
 	k.mu.Unlock()
-	at.trans.DisconnectAll()
+	at.trans.cut()
 	if err := at.raft.Shutdown().Error(); err != nil {
 		k.log.Warn("a voter did not stop cleanly", "drive", num, "err", err)
 	}
@@ -545,6 +612,7 @@ func driveOf(id raft.ServerID) uint16 {
 func (k *Control) DriveLost(num uint16) {
 	k.mu.Lock()
 	delete(k.copies, num)
+	delete(k.named, num)
 	k.mu.Unlock()
 	k.stopVoter(num, nil)
 }
@@ -626,223 +694,10 @@ func bootstrap(d DriveStore, conf raft.Configuration) error {
 	return d.KV.Apply(&b, true)
 }
 
-// leader returns the voter that leads, or nil.
-func (k *Control) leader() *voter {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, v := range k.voters {
-		if v.raft.State() == raft.Leader {
-			return v
-		}
-	}
-	return nil
-}
-
-var errNoLeader = errs.E("cluster", errs.Unavailable, "the control plane has no leader: too few of its drives are here")
-
-// withLeader calls f with the leader, and again when leadership is lost before f began its work,
-// until it succeeds or the time for a change is over.
-func (k *Control) withLeader(ctx context.Context, f func(v *voter, timeout time.Duration) error) error {
-	end := time.Now().Add(k.c.ChangeTimeout)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if v := k.leader(); v != nil {
-			err := f(v, time.Until(end))
-			switch {
-			case err == nil:
-				return nil
-			case errs.Is(err, errs.Unknown):
-				return err
-			case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrLeadershipTransferInProgress),
-				errs.Is(err, errs.Drive):
-				// Nothing happened: another leader may do it. A leader stores an entry, and on failure
-				// steps down, before it sends it to anybody.
-			case errors.Is(err, raft.ErrLeadershipLost):
-				return errs.As("cluster", errs.Unknown, err)
-			case errors.Is(err, raft.ErrEnqueueTimeout):
-				return errs.As("cluster", errs.Unavailable, err)
-			default:
-				return errs.Wrap("cluster", err)
-			}
-		}
-		if time.Now().After(end) {
-			return errNoLeader
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return errs.Wrap("cluster", ctx.Err())
-		}
-	}
-}
-
-// change applies c and returns the result of its application.
-func (k *Control) change(ctx context.Context, c *command) (any, error) {
-	raw := c.encode()
-	var result any
-	err := k.withLeader(ctx, func(v *voter, timeout time.Duration) error {
-		a := v.raft.Apply(raw, timeout)
-		done := make(chan error, 1)
-		go func() { done <- a.Error() }() // ends with the future, which ends with the voter
-		select {
-		case err := <-done:
-			if err == nil {
-				result = a.Response()
-				if !k.copied(k.await(a.Index())) {
-					return errs.E("cluster", errs.Unknown, "the change is not yet on enough drives")
-				}
-			}
-			return changeError(err)
-		case <-ctx.Done():
-			return errs.As("cluster", errs.Unknown, ctx.Err())
-		case <-time.After(timeout + copyTimeout):
-			return errs.E("cluster", errs.Unknown, "the control plane did not answer in time")
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
-	if refused, ok := result.(error); ok {
-		return nil, refused
-	}
-	return result, nil
-}
-
-// changeError is what a change's error from raft means. ErrRaftShutdown comes before a change was
-// taken up as well as after it was committed, when the voter stops under it: unlike a question to
-// the leader, a change must not be tried again then.
-func changeError(err error) error {
-	if errors.Is(err, raft.ErrRaftShutdown) {
-		return errs.As("cluster", errs.Unknown, err)
-	}
-	return err
-}
-
-// Refresh makes State at least as new as everything that was answered anywhere before the call.
-// Without a leader the error is of kind Unavailable.
-func (k *Control) Refresh(ctx context.Context) error {
-	return k.withLeader(ctx, func(v *voter, timeout time.Duration) error {
-		term := v.raft.CurrentTerm()
-		if k.barrier.Load() != term {
-			// A new leader does not know what is committed before it has committed something.
-			if err := v.raft.Barrier(timeout).Error(); err != nil {
-				return err
-			}
-			k.barrier.Store(term)
-			return nil
-		}
-		commit := v.raft.CommitIndex()
-		if err := v.raft.VerifyLeader().Error(); err != nil {
-			return err
-		}
-		if v.raft.AppliedIndex() < commit {
-			return v.raft.Barrier(timeout).Error()
-		}
-		return nil
-	})
-}
-
-// repeat makes a change that may be made twice: it tries again, for twice the time of a change, while
-// the outcome is not known, such as when its leader is lost. asked tells that an earlier try may have
-// had its effect.
-func (k *Control) repeat(ctx context.Context, c *command) (result any, asked bool, err error) {
-	end := time.Now().Add(2 * k.c.ChangeTimeout)
-	for {
-		result, err = k.change(ctx, c)
-		if !errs.Is(err, errs.Unknown) || ctx.Err() != nil || time.Now().After(end) {
-			return result, asked, err
-		}
-		asked = true
-		select {
-		case <-time.After(heartbeat / 10):
-		case <-ctx.Done():
-			return nil, true, err
-		}
-	}
-}
-
-func bucketOf(result any, err error) (Bucket, error) {
-	if err != nil {
-		return Bucket{}, err
-	}
-	b, _ := result.(Bucket)
-	return b, nil
-}
-
-// CreateBucket makes a bucket; ID and Epoch are given by the state. When the name is taken the
-// error is of kind Exists, and ExistingBucket tells by whom.
-func (k *Control) CreateBucket(ctx context.Context, b Bucket) (Bucket, error) {
-	result, asked, err := k.repeat(ctx, &command{op: opCreateBucket, bucket: b})
-	if was, ok := ExistingBucket(err); ok && asked && was.Created == b.Created && was.Owner == b.Owner {
-		return was, nil // it was made by the try whose outcome was not known
-	}
-	return bucketOf(result, err)
-}
-
-// ExistingBucket returns the bucket that was in the way of CreateBucket.
-func ExistingBucket(err error) (Bucket, bool) {
-	var e *existsError
-	if errors.As(err, &e) {
-		return e.bucket, true
-	}
-	return Bucket{}, false
-}
-
-// BeginDeleteBucket marks a bucket as being deleted, and returns its new epoch.
-func (k *Control) BeginDeleteBucket(ctx context.Context, id uint64) (epoch uint64, err error) {
-	result, _, err := k.repeat(ctx, &command{op: opBeginDelete, id: id})
-	b, err := bucketOf(result, err)
-	return b.Epoch, err
-}
-
-// FinishDeleteBucket removes a bucket whose deletion began at epoch.
-func (k *Control) FinishDeleteBucket(ctx context.Context, id, epoch uint64) error {
-	_, asked, err := k.repeat(ctx, &command{op: opFinishDelete, id: id, epoch: epoch})
-	if asked && errs.Is(err, errs.NotFound) {
-		return nil // ids are never used again: an earlier try removed it
-	}
-	return err
-}
-
-// ReopenBucket gives up the deletion that began at epoch.
-func (k *Control) ReopenBucket(ctx context.Context, id, epoch uint64) error {
-	_, err := k.change(ctx, &command{op: opReopen, id: id, epoch: epoch})
-	return err
-}
-
-// SetVersioning changes the versioning state of a bucket.
-func (k *Control) SetVersioning(ctx context.Context, id uint64, v Versioning) error {
-	if v > Suspended {
-		return errs.E("cluster.SetVersioning", errs.Invalid, "no such versioning state")
-	}
-	_, _, err := k.repeat(ctx, &command{op: opSetVersioning, id: id, versioning: v})
-	return err
-}
-
-// SetBucketConfig stores a configuration document of a bucket; nil removes it.
-func (k *Control) SetBucketConfig(ctx context.Context, id uint64, document string, value []byte) error {
-	if len(value) > maxDocument {
-		return errs.E("cluster.SetBucketConfig", errs.Invalid, "the document is too large")
-	}
-	_, _, err := k.repeat(ctx, &command{op: opSetConfig, id: id, document: document, value: value})
-	return err
-}
-
-// PutAccessKey stores a pair of keys.
-func (k *Control) PutAccessKey(ctx context.Context, key AccessKey) error {
-	_, _, err := k.repeat(ctx, &command{op: opPutKey, key: key})
-	return err
-}
-
-// DeleteAccessKey removes a pair of keys.
-func (k *Control) DeleteAccessKey(ctx context.Context, id string) error {
-	_, _, err := k.repeat(ctx, &command{op: opDeleteKey, key: AccessKey{ID: id}})
-	return err
-}
-
 // HasLeader reports whether changes are possible now.
-func (k *Control) HasLeader() bool { return k.leader() != nil }
+func (k *Control) HasLeader() bool {
+	return k.leader() != nil || k.networked() && k.leaderNode() != disk.ID{}
+}
 
 // Close stops the voters, and waits for what is being written.
 func (k *Control) Close() {

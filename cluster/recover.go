@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -70,7 +71,9 @@ func (k *Control) voting() (list []Voter, majority int) {
 		if f := best.raft.GetConfiguration(); f.Error() == nil {
 			ids = nil
 			for _, s := range f.Configuration().Servers {
-				ids = append(ids, s.ID)
+				if s.Suffrage == raft.Voter {
+					ids = append(ids, s.ID)
+				}
 			}
 			k.mu.Lock()
 			k.members = ids
@@ -89,6 +92,44 @@ func (k *Control) voting() (list []Voter, majority int) {
 
 // PlanRecovery says what Recover would do. The error is that of Recover, if it would do nothing.
 func (k *Control) PlanRecovery() (Recovery, error) {
+	return k.planRecovery(k.consult(context.Background()))
+}
+
+// consultation is what other processes say before a recovery.
+type consultation struct {
+	runs  map[string]bool // raft servers
+	leads bool            // one of them leads
+}
+
+// consult asks the other processes which servers run there, and takes over their states as far as they are newer.
+func (k *Control) consult(ctx context.Context) (c consultation) {
+	if !k.networked() {
+		return c
+	}
+	c.runs = map[string]bool{}
+	var mu sync.Mutex // guards c
+	var asking sync.WaitGroup
+	own := appendGenerationID(nil, k.State().gen.generationID)
+	for _, node := range k.peers() {
+		asking.Go(func() {
+			r, err := k.ask(ctx, node, methodHello, own, callTimeout)
+			if err != nil {
+				return
+			}
+			k.pull(ctx, node)
+			mu.Lock()
+			defer mu.Unlock()
+			c.leads = c.leads || r.leads
+			for _, id := range r.servers {
+				c.runs[id] = true
+			}
+		})
+	}
+	asking.Wait()
+	return c
+}
+
+func (k *Control) planRecovery(others consultation) (Recovery, error) {
 	const op = "cluster.Recover"
 	s := k.State()
 	r := Recovery{Generation: s.gen.number + 1, Applied: s.Applied}
@@ -98,14 +139,15 @@ func (k *Control) PlanRecovery() (Recovery, error) {
 	var majority int
 	r.Former, majority = k.voting()
 	here := 0
-	for _, v := range r.Former {
-		if v.Here {
+	for i := range r.Former {
+		v := &r.Former[i]
+		if v.Here = v.Here || others.runs[v.ID]; v.Here {
 			here++
 		}
 	}
-	if here > 0 && here >= majority {
+	if others.leads || here > 0 && here >= majority {
 		why := "a majority of its voters is here, and elects a leader: wait for that"
-		if k.leader() != nil {
+		if others.leads || k.leader() != nil {
 			why = "it has a leader"
 		}
 		return r, errs.E(op, errs.Precondition, "the control plane needs no recovery: "+why)
@@ -149,7 +191,7 @@ func (k *Control) candidates(s *State, without map[*copyOf]bool) (list []candida
 //
 // An error of kind Unknown says that the new generation has begun, and had no leader yet.
 func (k *Control) Recover(ctx context.Context) (Recovery, error) {
-	r, err := k.beginGeneration(ctx)
+	r, err := k.beginGeneration(ctx, k.consult(ctx))
 	if err != nil {
 		return r, err
 	}
@@ -168,10 +210,10 @@ func (k *Control) Recover(ctx context.Context) (Recovery, error) {
 }
 
 // beginGeneration stops the voters, makes new ones, and starts them.
-func (k *Control) beginGeneration(ctx context.Context) (Recovery, error) {
+func (k *Control) beginGeneration(ctx context.Context, others consultation) (Recovery, error) {
 	k.membership.Lock()
 	defer k.membership.Unlock()
-	r, err := k.PlanRecovery()
+	r, err := k.planRecovery(others)
 	if err != nil {
 		return r, err
 	}
@@ -214,7 +256,7 @@ func (k *Control) makeVoters(ctx context.Context, r Recovery) (Recovery, error) 
 		r.Generation, r.Applied, r.Drives = id.number, s.Applied, nil
 		var conf raft.Configuration
 		for _, c := range chosen {
-			id := raft.ServerID(voterID(c.num) + "-" + rand.Text())
+			id := withNode(raft.ServerID(voterID(c.num)+"-"+rand.Text()), k.self())
 			conf.Servers = append(conf.Servers, raft.Server{ID: id, Address: raft.ServerAddress(id)})
 			r.Drives = append(r.Drives, c.num)
 		}

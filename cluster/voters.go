@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/internal/errs"
 )
 
@@ -43,8 +44,8 @@ func planVoters(servers []raft.ServerID, want int, bad func(num uint16) bool, fr
 		return 0, remove
 	}
 	free = slices.DeleteFunc(slices.Clone(free), bad)
-	if len(free) == 0 || len(servers) == 1 && good == 1 && len(free) == 1 {
-		return 0, "" // of two voters neither may be lost; one alone is better
+	if len(free) == 0 || len(servers) == good && good%2 == 1 && len(free) == 1 && good+1 < want {
+		return 0, "" // of two voters neither may be lost, of four no more than of three
 	}
 	return free[0], ""
 }
@@ -65,6 +66,12 @@ func (k *Control) steward() {
 			continue
 		}
 		k.voting() // is remembered
+		if k.clustered() {
+			if v := k.leader(); v != nil {
+				k.lookAround(v)
+			}
+			continue
+		}
 		here := k.drivesHere()
 		now := time.Now()
 		for _, d := range s.Layout().Drives() {
@@ -193,12 +200,38 @@ func (k *Control) evacuate(ctx context.Context, num uint16) error {
 	if !s.Initialized() || s.Retired(num) {
 		return nil
 	}
+	if !k.clustered() {
+		return k.evacuateHere(ctx, num)
+	}
+	return k.withLeaderOr(ctx, func(*voter, time.Duration) error {
+		return k.evacuateHere(ctx, num)
+	}, func(node disk.ID, _ time.Duration) (done bool, err error) {
+		r, err := k.ask(ctx, node, methodEvacuate, evacuateRequest(num), 2*k.c.ChangeTimeout+callTimeout)
+		switch {
+		case errs.Is(err, errs.Denied) || errs.Is(err, errs.Unsupported):
+			return true, errs.Wrap("cluster.evacuate", err)
+		case err != nil || !r.leads:
+			return false, nil // nothing is lost by doing it again
+		}
+		return true, r.failed
+	})
+}
+
+// evacuateHere is evacuate for the process that leads.
+func (k *Control) evacuateHere(ctx context.Context, num uint16) error {
+	s := k.State()
 	bad := func(n uint16) bool { return n == num || s.Retired(n) }
 	end := time.Now().Add(2 * k.c.ChangeTimeout)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		done, err := k.moveVoter(bad)
+		var done bool
+		var err error
+		if k.clustered() {
+			done, err = k.moveAway(num)
+		} else {
+			done, err = k.moveVoter(bad)
+		}
 		if done || time.Now().After(end) {
 			break
 		}
@@ -220,7 +253,7 @@ func (k *Control) evacuate(ctx context.Context, num uint16) error {
 		return errs.As("cluster.evacuate", errs.Unavailable, err)
 	}
 	for _, s := range f.Configuration().Servers {
-		if driveOf(s.ID) != num {
+		if s.Suffrage == raft.Voter && driveOf(s.ID) != num {
 			return nil
 		}
 	}
