@@ -347,9 +347,7 @@ func TestTwoProcessesOfOneNodeAreReported(t *testing.T) {
 		if len(v.Members) != 2 {
 			t.Errorf("%d members", len(v.Members))
 		}
-		if !strings.Contains(nd.log.String(), "two processes claim one node id") {
-			t.Error("it is not logged")
-		}
+		waitFor(t, "it is logged", func() bool { return strings.Contains(nd.log.String(), "two processes claim one node id") })
 	}
 	if err := twin.Close(); err != nil {
 		t.Fatal(err)
