@@ -105,3 +105,39 @@ func TestScheduleFromTheFutureIsDue(t *testing.T) {
 		t.Errorf("it was done %d times", n)
 	}
 }
+
+// What somebody else removed is never asked for again, and no call says that it is gone.
+func TestTheMemoryOfDeadDataIsBounded(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	h := w.healer
+	h.limits.graces = 3
+	ids := make([]erasure.DataID, 5)
+	for i := range ids {
+		ids[i] = erasure.NewDataID()
+		if h.graceOver(ids[i]) {
+			t.Fatal("a grace was over at once")
+		}
+	}
+	w.clock.pass(h.c.Grace)
+	for i, id := range ids {
+		if over := h.graceOver(id); over != (i < 3) {
+			t.Errorf("body %d of 5, with room for 3: its grace is over: %v", i, over)
+		}
+	}
+	for range 4 { // only the first is asked for
+		w.clock.pass(unaskedAfter / 2)
+		if !h.graceOver(ids[0]) {
+			t.Error("the grace of what is asked for began anew")
+		}
+	}
+	if h.graceOver(ids[4]) {
+		t.Error("a grace was over at once")
+	}
+	if n := len(h.since); n != 2 {
+		t.Errorf("%d bodies are remembered, two are asked for", n)
+	}
+	w.clock.pass(h.c.Grace)
+	if !h.graceOver(ids[4]) {
+		t.Error("the grace of what there is room for now does not end")
+	}
+}

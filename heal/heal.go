@@ -103,12 +103,14 @@ type limits struct {
 	swapBatch int // partitions that change their members together
 	pending   int // registers in one pass; the rest waits for the next
 	page      int // rows of a work list that are read together
+	graces    int // dead bodies whose grace is remembered
 }
 
 const (
 	page         = 1000
 	swapBatch    = 256
 	maxPending   = 100_000
+	maxGraces    = 1 << 18
 	firstPause   = 5 * time.Second
 	longestPause = 10 * time.Minute
 	// nominalBytes is what a register costs in the books of the limiter, besides the shards that are read.
@@ -149,10 +151,11 @@ type Healer struct {
 	mu       sync.Mutex
 	settings Settings
 	progress Progress
-	read     uint64                       // asked, when the lists were last read
-	backlog  int                          // registers on the lists, as far as they were read
-	retry    map[string]*pause            // registers that wait, by address
-	since    map[erasure.DataID]time.Time // when dead data was first met
+	read     uint64                 // asked, when the lists were last read
+	backlog  int                    // registers on the lists, as far as they were read
+	retry    map[string]*pause      // registers that wait, by address
+	since    map[erasure.DataID]met // when dead data was met; graceOver bounds it
+	swept    time.Time              // when it was last rid of what nobody asks for
 	hangs    hangs
 	returned returned
 	rebuilds map[uint64]*rebuild // by replacement
@@ -225,8 +228,8 @@ func New(c Config) *Healer {
 	if c.CheckEvery == 0 {
 		c.CheckEvery = 7 * 24 * time.Hour
 	}
-	h := &Healer{c: c, limits: limits{swapBatch, maxPending, page}, pace: newPace(c.Load, c.Now), wake: make(chan struct{}, 1), jobs: make(chan struct{}, 1), scrub: make(chan struct{}, 1), back: make(chan struct{}, 1),
-		from: make(map[uint16]places), retry: make(map[string]*pause), since: make(map[erasure.DataID]time.Time),
+	h := &Healer{c: c, limits: limits{swapBatch, maxPending, page, maxGraces}, pace: newPace(c.Load, c.Now), wake: make(chan struct{}, 1), jobs: make(chan struct{}, 1), scrub: make(chan struct{}, 1), back: make(chan struct{}, 1),
+		from: make(map[uint16]places), retry: make(map[string]*pause), since: make(map[erasure.DataID]met),
 		hangs:    hangs{late: make(map[uint16]bool), stuck: make(map[uint16]int)},
 		returned: returned{here: make(map[uint16]bool), todo: make(map[uint16]bool), times: make(map[uint16]uint64)},
 		rebuilds: make(map[uint64]*rebuild), scrubs: make(map[uint16]*scrubbing), aside: make(map[uint16]int),

@@ -182,8 +182,15 @@ func (h *Healer) spareOf(ctx context.Context, l *placement.Layout, g placement.G
 	cg := chunkGroup(l, g, d, i)
 	have := 0
 	for j, pos := range placement.Positions(d.Profile, len(cg.Drives), d.ID) {
+		id := erasure.ShardID{Data: d.ID, Chunk: i, Index: uint8(j)}
 		if drive, ok := h.drive(cg.Drives[pos]); ok {
-			if _, err := drive.StatShard(ctx, erasure.ShardID{Data: d.ID, Chunk: i, Index: uint8(j)}); err == nil {
+			if _, err := drive.StatShard(ctx, id); err == nil {
+				have++
+				continue
+			}
+		}
+		if former := h.formerOf(cg, pos); former != nil {
+			if _, err := former.StatShard(ctx, id); err == nil {
 				have++
 			}
 		}
@@ -518,15 +525,42 @@ func (h *Healer) forget(id erasure.DataID) {
 // wide reports whether dead data has shards, or parts, that no drive finds by its own rows.
 func wide(d *metadata.DeadData) bool { return d.Manifest || d.Data.Chunks() > 1 }
 
-// graceOver reports whether dead data was met long enough ago by this process.
+// graceOver reports whether dead data was met long enough ago by this process. What cannot be remembered waits
+// until there is room.
 func (h *Healer) graceOver(id erasure.DataID) bool {
 	now := h.c.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	since, ok := h.since[id]
-	if !ok || since.After(now) {
-		h.since[id] = now
+	m, ok := h.since[id]
+	if !ok || m.first.After(now) {
+		if h.forgetUnasked(now); ok || len(h.since) < h.limits.graces {
+			h.since[id] = met{now, now}
+		}
 		return false
 	}
-	return now.Sub(since) >= h.c.Grace
+	m.last = now
+	h.since[id] = m
+	return now.Sub(m.first) >= h.c.Grace
 }
+
+// met is when dead data was first met, and when it was last asked for.
+type met struct{ first, last time.Time }
+
+// forgetUnasked drops, once in a while, the memory of dead data that nobody asks for any more: somebody else has
+// removed it, or a pass that found it gone had no reason to say so. Where that is wrong its grace begins anew. The
+// mutex is held.
+func (h *Healer) forgetUnasked(now time.Time) {
+	unasked := max(unaskedAfter, 2*h.c.Grace)
+	if !passed(now, h.swept, unasked/2) {
+		return
+	}
+	h.swept = now
+	for id, m := range h.since {
+		if passed(now, m.last, unasked) {
+			delete(h.since, id)
+		}
+	}
+}
+
+// unaskedAfter is how long dead data is remembered that nobody asks for: longer than what failed waits.
+const unaskedAfter = time.Hour
