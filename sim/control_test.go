@@ -150,12 +150,16 @@ func (c *tableControl) FinishDeleteBucket(_ context.Context, id, epoch uint64) e
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for n, b := range c.buckets {
-		if b.ID == id && b.Epoch == epoch && b.Deleting {
+		switch {
+		case b.ID != id:
+		case b.Epoch != epoch || !b.Deleting:
+			return errs.E("sim", errs.Stale, "the deletion was given up")
+		default:
 			delete(c.buckets, n)
 			return nil
 		}
 	}
-	return errs.E("sim", errs.NotFound, "no such deletion")
+	return errs.E("sim", errs.NotFound, "no such bucket")
 }
 
 func (c *tableControl) ReopenBucket(_ context.Context, id, epoch uint64) error {

@@ -101,7 +101,7 @@ type input struct {
 }
 
 type output struct {
-	res string // ok, 412, 404, nobucket, notempty, exists, joined, unknown
+	res string // ok, 412, 404, nobucket, notempty, exists, unknown
 	v   uint32 // what was read; 0: absent
 }
 
@@ -215,7 +215,7 @@ var bucketModel = porcupine.Model{
 			case b.there && empty:
 				return true, churned{}
 			}
-			return unknown || out.res == "joined" && !b.there, b
+			return unknown, b
 		}
 		if out.res == "nobucket" {
 			return !b.there, b
@@ -236,7 +236,6 @@ func (h *history) check() error {
 		m := registerModel
 		if name == churnBucket {
 			m = bucketModel
-			join(ops)
 		}
 		switch porcupine.CheckOperationsTimeout(m, ops, 60*time.Second) {
 		case porcupine.Illegal:
@@ -246,24 +245,6 @@ func (h *history) check() error {
 		}
 	}
 	return nil
-}
-
-// join marks deletions of the bucket that overlap others: who asks for a deletion that is under way
-// hears of its end.
-func join(ops []porcupine.Operation) {
-	for i := range ops {
-		a, out := &ops[i], ops[i].Output.(output)
-		if a.Input.(input).op != "rmbucket" || out.res != "ok" {
-			continue
-		}
-		for j := range ops {
-			b := &ops[j]
-			if i != j && b.Input.(input).op == "rmbucket" && b.Call < a.Return && a.Call < b.Return {
-				out.res = "joined"
-				a.Output = out
-			}
-		}
-	}
 }
 
 func dump(ops []porcupine.Operation) (out string) {
