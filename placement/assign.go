@@ -131,22 +131,22 @@ func (c *colouring) place(d, pos int) {
 // swapPath moves the member at pos in row a to row b, the member of b that is in its way (the same
 // drive at another position) to a, and so on.
 func (c *colouring) swapPath(pos, a, b int) {
-	type edge struct{ d, pos int }
-	var path []edge
+	type held struct{ d, pos int }
+	var path []held
 	from := a
 	for p := pos; ; {
 		d := c.rows[from][p]
 		if d < 0 {
 			break
 		}
-		path = append(path, edge{d, p})
+		path = append(path, held{d, p})
 		// At drive d continue with the other colour, then from its position with this one again.
 		other := a + b - from
 		q := int(c.at[d][other])
 		if q < 0 {
 			break
 		}
-		path = append(path, edge{d, q})
+		path = append(path, held{d, q})
 		p = q
 	}
 	// Edges alternate a, b, a, …: clear all, then set each in the other row.

@@ -6,7 +6,7 @@ import (
 )
 
 // mixing is how many exchanges are tried for each place of a new table.
-const mixing = 3
+const mixing = 6
 
 // table lays out the targets of a cluster of several nodes, as rows of indexes into drives.
 //
@@ -134,7 +134,10 @@ type seating struct {
 	n                    int
 	rows, groups         []int32
 	freeRows, freeGroups []uint32
+	path                 []edge // room
 }
+
+type edge struct{ row, group int }
 
 // place adds the edge row–group.
 func (c *seating) place(row, group int) {
@@ -146,8 +149,7 @@ func (c *seating) place(row, group int) {
 	// the path that leaves group by a: it comes to rows by a, so it never meets row, which lacks a; and
 	// then a is free at both.
 	a, b := bits.TrailingZeros32(c.freeRows[row]), bits.TrailingZeros32(c.freeGroups[group])
-	type edge struct{ row, group int }
-	var path []edge
+	path := c.path[:0]
 	for g := group; ; {
 		r := c.groups[g*c.n+a]
 		if r < 0 {
@@ -168,6 +170,7 @@ func (c *seating) place(row, group int) {
 		c.set(e.row, e.group, [2]int{b, a}[i%2])
 	}
 	c.set(row, group, a)
+	c.path = path
 }
 
 func (c *seating) set(row, group, colour int) {
