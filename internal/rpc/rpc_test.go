@@ -127,11 +127,19 @@ func newWorld(t testing.TB, change func(*ServerConfig)) *world {
 		cancel()
 		_ = w.s.Close(ctx) // cuts what is left
 		w.serving.Wait()
-		if n := c.Pool.Stats().Buffers; n != 0 {
+		if n := buffers(c.Pool); n != 0 {
 			t.Errorf("%d buffers of the server are still in use", n)
 		}
 	})
 	return w
+}
+
+// buffers is how many buffers of a pool are in use.
+func buffers(p *bufpool.Pool) int64 {
+	if p == nil {
+		return 0
+	}
+	return p.Stats().Buffers
 }
 
 // pipe connects to w in memory.
@@ -153,7 +161,7 @@ func newClient(t testing.TB, dial func(context.Context) (net.Conn, error), chang
 	cl := NewClient(c)
 	t.Cleanup(func() {
 		_ = cl.Close()
-		if n := c.Pool.Stats().Buffers; n != 0 {
+		if n := buffers(c.Pool); n != 0 {
 			t.Errorf("%d buffers of the client are still in use", n)
 		}
 	})
