@@ -26,6 +26,10 @@ const (
 	shardsDir    = "shards"
 )
 
+// NodeFile is where package node keeps which node a drive belongs to. It may be there before the identity: a
+// directory that holds nothing else is Empty.
+const NodeFile = "ostraka-node.json"
+
 // FormatVersion is the version of the drive's layout that this build writes, and the newest that
 // it reads.
 const FormatVersion = 1
@@ -314,11 +318,11 @@ func inspectUnidentified(fsys vfs.FS, in Inspection, fail func(Status, string, e
 	return in
 }
 
-// mayPrecedeIdentity lists what an empty drive may hold: what mkfs leaves, and what a crash of
-// Format before its first rename leaves.
+// mayPrecedeIdentity lists what an empty drive may hold: what mkfs leaves, what a crash of
+// Format before its first rename leaves, and the intention of a node to make it its own.
 func mayPrecedeIdentity(name string) bool {
 	switch name {
-	case "lost+found", lockFile, identityFile + vfsx.TempSuffix, identityCopy + vfsx.TempSuffix:
+	case "lost+found", lockFile, identityFile + vfsx.TempSuffix, identityCopy + vfsx.TempSuffix, NodeFile, NodeFile + vfsx.TempSuffix:
 		return true
 	}
 	return false

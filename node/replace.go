@@ -160,7 +160,7 @@ func (s *Set) Adopt(ctx context.Context, path string, want disk.Identity) error 
 func (s *Set) format(sl *slot, want disk.Identity) error {
 	in := disk.Inspect(s.fs, sl.path)
 	switch {
-	case in.Status == disk.Identified && in.Identity.Cluster == s.cluster && in.Identity.Drive == want.Drive && in.Identity.Num == want.Num:
+	case in.Status == disk.Identified && in.Identity.Cluster == s.Cluster() && in.Identity.Drive == want.Drive && in.Identity.Num == want.Num:
 		return nil
 	case in.Status == disk.Identified:
 		return &disk.StatusError{Path: sl.path, Status: disk.Occupied, Identity: in.Identity,
@@ -169,7 +169,7 @@ func (s *Set) format(sl *slot, want disk.Identity) error {
 		return in.Err
 	}
 	// The founders of the cluster, of which this drive is none, say that it joins one.
-	return disk.Format(s.fs, sl.path, disk.Identity{Cluster: s.cluster, Drive: want.Drive, Num: want.Num, Founders: s.founders,
+	return disk.Format(s.fs, sl.path, disk.Identity{Cluster: s.Cluster(), Drive: want.Drive, Num: want.Num, Founders: s.founders,
 		Created: s.o.Now().UTC().Truncate(time.Second)})
 }
 

@@ -36,6 +36,9 @@ type Options struct {
 	Now func() time.Time
 	// NoForm refuses to form a new cluster over empty directories.
 	NoForm bool
+	// Join leaves directories that are all empty as they are, for Enter and Recruit: OpenSet succeeds with no
+	// drive open then.
+	Join bool
 	// OnLost is called when an open drive is closed because it is faulty, gone or taken out of service, OnReturn when
 	// a drive that was not open is. Both run on the drive's watcher or in the call that brought it about, one at a
 	// time per drive.
@@ -48,7 +51,6 @@ type Set struct {
 	o        Options
 	fs       vfs.FS
 	log      *slog.Logger
-	cluster  disk.ID
 	founders []disk.Founder
 	epoch    atomic.Pointer[func(drive uint16, partition uint32) (uint64, bool)]
 	replaced atomic.Pointer[func(drive uint16) bool]
@@ -64,6 +66,8 @@ type Set struct {
 	byNum  map[uint16]*slot
 	gone   map[uint16]bool // retired by Retire: never opened again
 	formed bool
+	// cluster and node are zero until they are known.
+	cluster, node disk.ID
 }
 
 // slot is one path and the drive that is there, if any.
@@ -157,7 +161,11 @@ func (s *Set) open(ctx context.Context) error {
 	for i, sl := range s.slots {
 		found[i] = disk.Inspect(s.fs, sl.path)
 	}
-	p, err := plan(found, s.cluster, s.o.NoForm)
+	joining, err := s.findNode(found)
+	if err != nil {
+		return err
+	}
+	p, err := plan(found, s.cluster, s.o.NoForm, s.o.Join || joining)
 	if err != nil {
 		return err
 	}
@@ -182,8 +190,14 @@ func (s *Set) open(ctx context.Context) error {
 			s.log.Error("drive is not used", "path", sl.path, "cause", err)
 		}
 	}
+	if !any && s.o.Join && s.Fresh() {
+		return nil
+	}
 	if !any {
 		list := []error{errNothing}
+		if joining {
+			list = []error{errs.E("node.OpenSet", errs.Drive, "the directories were about to join a cluster, and that was interrupted: give --join again")}
+		}
 		for _, st := range s.Status() {
 			list = append(list, st.Err)
 		}
@@ -206,7 +220,7 @@ type forming struct {
 
 // plan decides, from what was found, whether a cluster is there, is to be formed, or its forming is to
 // be completed.
-func plan(found []disk.Inspection, want disk.ID, noForm bool) (*forming, error) {
+func plan(found []disk.Inspection, want disk.ID, noForm, join bool) (*forming, error) {
 	const op = "node.OpenSet"
 	p := &forming{cluster: want, format: map[int]disk.Identity{}}
 	at := map[disk.ID]string{}
@@ -249,7 +263,7 @@ func plan(found []disk.Inspection, want disk.ID, noForm bool) (*forming, error) 
 		}
 		p.cluster = first.Identity.Cluster
 	}
-	if p.formed {
+	if p.formed || join && first == nil {
 		return p, nil
 	}
 	if len(bad) > 0 && (first != nil || len(empty) > 0) {
@@ -336,7 +350,11 @@ func (s *Set) openSlot(ctx context.Context, sl *slot) error {
 
 func (s *Set) openDrive(ctx context.Context, sl *slot) (*disk.Drive, error) {
 	in := disk.Inspect(s.fs, sl.path)
-	if in.Status == disk.Identified && in.Identity.Cluster == s.cluster {
+	cluster := s.Cluster()
+	if in.Status == disk.Identified && in.Identity.Cluster == cluster {
+		if err := s.belongs(sl.path, in.Identity); err != nil {
+			return nil, err
+		}
 		num := in.Identity.Num
 		if s.isReplaced(num) {
 			sl.see(in.Identity)
@@ -350,7 +368,7 @@ func (s *Set) openDrive(ctx context.Context, sl *slot) (*disk.Drive, error) {
 		sl.see(in.Identity)
 	}
 	o := s.o.Disk
-	o.Cluster, o.Logger, o.Now = s.cluster, s.log, s.o.Now
+	o.Cluster, o.Logger, o.Now = cluster, s.log, s.o.Now
 	sl.mu.Lock()
 	if sl.known {
 		o.Drive = sl.id
@@ -389,8 +407,12 @@ func (s *Set) claim(sl *slot, id *disk.Identity) error {
 	return nil
 }
 
-// Cluster returns the id of the cluster that the drives belong to.
-func (s *Set) Cluster() disk.ID { return s.cluster }
+// Cluster returns the id of the cluster that the drives belong to; zero as long as it is not known.
+func (s *Set) Cluster() disk.ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cluster
+}
 
 // Founders returns the drives that the cluster was formed over.
 func (s *Set) Founders() []disk.Founder { return slices.Clone(s.founders) }
@@ -593,6 +615,9 @@ func (s *Set) lookLocked(sl *slot) {
 		if err := d.MarkFormed(s.ctx); err != nil {
 			return // quarantined: the next look sees it
 		}
+	}
+	if err := s.noteNode(sl.path, d.Identity()); err != nil {
+		s.log.Warn("whose drive it is could not be noted on it", "path", sl.path, "drive", d.Num(), "cause", err)
 	}
 	if s.o.OnReturn != nil {
 		s.o.OnReturn(d.Num())

@@ -65,7 +65,7 @@ Every flag can be set by the environment (--cache-size is OSTRAKA_CACHE_SIZE) an
 			return runServer(cmd.Context(), p, cfg, log)
 		},
 	}
-	config.AddFlags(c.Flags())
+	config.AddFlags(c.Flags(), config.ServerRole)
 	return c
 }
 

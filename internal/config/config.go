@@ -1,4 +1,4 @@
-// Package config owns the settings of `ostraka server`: their names, defaults, help texts and
+// Package config owns the settings of `ostraka server`, `gateway` and `node`: their names, defaults, help texts and
 // limits, and the order in which their sources win: flag, then environment (OSTRAKA_…), then the
 // YAML file of --config, then the default. The names are the same everywhere: --cache-size is
 // OSTRAKA_CACHE_SIZE and `cache-size:`.
@@ -40,8 +40,12 @@ const (
 	MaxSecretKey = 128
 )
 
-// Server is everything that `ostraka server` can be told.
+// Server is everything that `ostraka server`, `gateway` and `node` can be told.
 type Server struct {
+	// Role is which of them it is.
+	Role    Role `koanf:"-"`
+	Cluster `koanf:",squash"`
+
 	Drives          []string      `koanf:"drives"`
 	Address         string        `koanf:"address"`
 	Region          string        `koanf:"region"`
@@ -104,17 +108,21 @@ var outside = map[string]bool{
 	EnvPrefix + "ACCESS_KEY": true, EnvPrefix + "SECRET_KEY": true,
 }
 
-// AddFlags defines the server's flags on fs. Their defaults are shown and not applied there:
+// AddFlags defines the flags of a role on fs. Their defaults are shown and not applied there:
 // Load does that, after the environment and the file had their say.
-func AddFlags(fs *pflag.FlagSet) {
+func AddFlags(fs *pflag.FlagSet, role Role) {
 	text := func(name, value string) string {
 		if d, ok := defaults[name]; ok {
 			return fmt.Sprintf("%s (default %v)", value, d)
 		}
 		return value
 	}
+	address := "`HOST:PORT` to serve S3 on; :9000 is every interface"
+	if role == NodeRole {
+		address = "`HOST:PORT` of health, metrics and administration; :9000 is every interface"
+	}
 	for _, f := range []struct{ name, usage string }{
-		{"address", "`HOST:PORT` to serve S3 on; :9000 is every interface"},
+		{"address", address},
 		{"region", "the `REGION` that buckets are in and signatures name"},
 		{"profile", "data+parity shards of a new store, such as `2+2`; by default chosen from the number of drives"},
 		{"rrs-profile", "`K+M` of the storage class REDUCED_REDUNDANCY; by default half the parity of --profile"},
@@ -126,11 +134,16 @@ func AddFlags(fs *pflag.FlagSet) {
 		{"log-format", "`FORMAT`: text or json"},
 		{"shutdown-timeout", "how long running requests may take to end after SIGTERM, such as `30s`"},
 	} {
-		fs.String(f.name, "", text(f.name, f.usage))
+		if role.has(f.name) {
+			fs.String(f.name, "", text(f.name, f.usage))
+		}
 	}
-	fs.StringSlice("domain", nil, "base `DOMAIN` of virtual-host style addresses (bucket.DOMAIN); may be repeated")
-	fs.Bool("sigv2", false, "also accept Signature Version 2, for clients that know no other; off because it is obsolete: it rests on SHA-1 "+
-		"and signs neither the body nor most of the query, so that whoever sees a request or a presigned URL can change these")
+	if role != NodeRole {
+		fs.StringSlice("domain", nil, "base `DOMAIN` of virtual-host style addresses (bucket.DOMAIN); may be repeated")
+		fs.Bool("sigv2", false, "also accept Signature Version 2, for clients that know no other; off because it is obsolete: it rests on SHA-1 "+
+			"and signs neither the body nor most of the query, so that whoever sees a request or a presigned URL can change these")
+	}
+	addClusterFlags(fs, role)
 	fs.String("config", "", "YAML `FILE` with settings of the same names")
 	fs.String("unsafe-test-min-part-size", "", "for the project's own tests only")
 	fs.String("unsafe-test-chunk-size", "", "for the project's own tests only")
@@ -144,6 +157,7 @@ func AddFlags(fs *pflag.FlagSet) {
 
 // Sources are where settings come from. Nothing else is looked at.
 type Sources struct {
+	Role    Role                              // "" is ServerRole
 	Flags   *pflag.FlagSet                    // parsed, defined by AddFlags; nil: none
 	Environ []string                          // NAME=value, as os.Environ gives them
 	Read    func(name string) ([]byte, error) // reads the file of --config
@@ -153,6 +167,9 @@ type Sources struct {
 // Load merges the sources and checks the result. The warnings are for the log.
 func Load(src Sources) (*Server, []string, error) {
 	const op = "config.Load"
+	if src.Role == "" {
+		src.Role = ServerRole
+	}
 	env := map[string]string{}
 	for _, e := range src.Environ {
 		if name, value, ok := strings.Cut(e, "="); ok && strings.HasPrefix(name, EnvPrefix) {
@@ -166,14 +183,14 @@ func Load(src Sources) (*Server, []string, error) {
 	if err := loadFile(k, src, env); err != nil {
 		return nil, nil, err
 	}
-	warnings, err := loadEnv(k, env)
+	warnings, err := loadEnv(k, env, src.Role)
 	if err != nil {
 		return nil, nil, err
 	}
 	if src.Flags != nil {
 		set := map[string]any{}
 		src.Flags.Visit(func(f *pflag.Flag) {
-			if !isSetting(f.Name) {
+			if !isSetting(src.Role, f.Name) {
 				return
 			}
 			if list, ok := f.Value.(pflag.SliceValue); ok {
@@ -186,7 +203,7 @@ func Load(src Sources) (*Server, []string, error) {
 			return nil, nil, errs.As(op, errs.Internal, err)
 		}
 	}
-	s := new(Server)
+	s := &Server{Role: src.Role}
 	if err := k.Unmarshal("", s); err != nil {
 		return nil, nil, &errs.Error{Op: op, Kind: errs.Invalid, Msg: "a setting has a value of the wrong form", Err: err}
 	}
@@ -223,24 +240,24 @@ func loadFile(k *koanf.Koanf, src Sources, env map[string]string) error {
 		return &errs.Error{Op: op, Kind: errs.Invalid, Msg: "the file of --config is not YAML: " + name, Err: err}
 	}
 	for _, key := range file.Keys() {
-		if !isSetting(strings.ReplaceAll(key, "\x00", ".")) {
+		if !isSetting(src.Role, strings.ReplaceAll(key, "\x00", ".")) {
 			return errs.E(op, errs.Invalid, fmt.Sprintf("%s: there is no setting %q; the settings are %s",
-				name, strings.ReplaceAll(key, "\x00", "."), strings.Join(settings(), ", ")))
+				name, strings.ReplaceAll(key, "\x00", "."), strings.Join(settings(src.Role), ", ")))
 		}
 	}
 	return k.Merge(file)
 }
 
 // loadEnv adds the settings of the environment, and returns a warning for each name that is none.
-func loadEnv(k *koanf.Koanf, env map[string]string) (warnings []string, err error) {
+func loadEnv(k *koanf.Koanf, env map[string]string, role Role) (warnings []string, err error) {
 	set := map[string]any{}
 	for name, value := range env {
 		key := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, EnvPrefix)), "_", "-")
 		switch {
 		case outside[name]:
-		case !isSetting(key):
+		case !isSetting(role, key):
 			warnings = append(warnings, name+" is no setting and was ignored")
-		case key == "domain":
+		case key == "domain" || key == "join":
 			set[key] = splitList(value, ',')
 		case key == "drives":
 			set[key] = splitList(value, ' ')
@@ -256,10 +273,15 @@ func loadEnv(k *koanf.Koanf, env map[string]string) (warnings []string, err erro
 }
 
 // settings returns every name that the file may use, sorted.
-func settings() []string {
+func settings(role Role) []string {
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
-	AddFlags(fs)
-	names := append([]string(nil), withoutFlag...)
+	AddFlags(fs, role)
+	var names []string
+	for _, name := range withoutFlag {
+		if role.has(name) {
+			names = append(names, name)
+		}
+	}
 	fs.VisitAll(func(f *pflag.Flag) {
 		if f.Name != "config" && !f.Hidden {
 			names = append(names, f.Name)
@@ -269,11 +291,11 @@ func settings() []string {
 	return names
 }
 
-func isSetting(name string) bool {
+func isSetting(role Role, name string) bool {
 	if name == "unsafe-test-min-part-size" || name == "unsafe-test-chunk-size" {
 		return true
 	}
-	for _, s := range settings() {
+	for _, s := range settings(role) {
 		if s == name {
 			return true
 		}
@@ -290,7 +312,10 @@ func (s *Server) check(testing bool) error {
 	bad := func(format string, args ...any) error {
 		return errs.E("config.Load", errs.Invalid, fmt.Sprintf(format, args...))
 	}
-	if len(s.Drives) == 0 {
+	switch {
+	case s.Role == GatewayRole && len(s.Drives) > 0:
+		return bad("a gateway has no drives, and %q is named; `ostraka server` serves S3 and has drives", s.Drives[0])
+	case s.Role != GatewayRole && len(s.Drives) == 0:
 		return bad("no drive was named; give at least one directory, such as: ostraka server /mnt/d{1...4}")
 	}
 	if host, port, err := net.SplitHostPort(s.Address); err != nil || port == "" || strings.ContainsAny(host, " /") {
@@ -329,6 +354,9 @@ func (s *Server) check(testing bool) error {
 	}
 	if !testing && (s.TestMinPartSize != 0 || s.TestChunkSize != 0) {
 		return bad("the unsafe-test settings exist for the project's own tests and are refused: they break S3 clients and the layout of data")
+	}
+	if err := s.checkCluster(); err != nil {
+		return err
 	}
 	return s.checkKeys()
 }

@@ -18,7 +18,7 @@ import (
 func load(t *testing.T, args []string, env []string, file string) (*Server, []string, error) {
 	t.Helper()
 	set := pflag.NewFlagSet("server", pflag.ContinueOnError)
-	AddFlags(set)
+	AddFlags(set, ServerRole)
 	if err := set.Parse(args); err != nil {
 		t.Fatalf("parse %q: %v", args, err)
 	}
@@ -38,6 +38,7 @@ func TestAFlagWinsOverEnvironmentOverFileOverDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Server{
+		Role:   ServerRole,
 		Drives: []string{"/d1"}, Region: "from-file", Address: "127.0.0.1:2", LogLevel: "debug", LogFormat: "text",
 		CacheSize: 1 << 20, ShutdownTimeout: 30 * time.Second, Domains: []string{"a.test", "b.test"},
 	}
@@ -55,6 +56,7 @@ func TestTheEnvironmentCanSetEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Server{
+		Role:   ServerRole,
 		Drives: []string{"/a1", "/a2", "/b"}, Domains: []string{"x.test", "y.test"}, Profile: "2+1", SigV2: true, RRSProfile: "3+0",
 		RootAccessKey: "abc", RootSecretKey: "12345678", MemoryLimit: 1 << 30, ShutdownTimeout: 5 * time.Second,
 		TLSCert: "c.pem", TLSKey: "k.pem", Address: "127.0.0.1:9000", Region: "us-east-1", CacheSize: 64 << 20, LogLevel: "info", LogFormat: "text",
@@ -174,4 +176,65 @@ func FuzzExpand(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestSettingsOfANodeOfACluster(t *testing.T) {
+	args := []string{"--node-address", "127.0.0.2:7000", "--join", "10.0.0.1:7000,10.0.0.2:7000", "--cluster-secret-file", "s", "--zone", "z1", "/d1"}
+	s, _, err := load(t, args, []string{"OSTRAKA_NAME=one"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Cluster{NodeAddress: "127.0.0.2:7000", GossipAddress: "127.0.0.2:7001", Advertise: "127.0.0.2:7000", Join: []string{"10.0.0.1:7000", "10.0.0.2:7000"},
+		SecretFile: "s", Name: "one", Zone: "z1"}
+	if !reflect.DeepEqual(s.Cluster, want) || !s.InCluster() || s.GossipAdvertised() != "127.0.0.2:7001" {
+		t.Errorf("got  %+v\nwant %+v", s.Cluster, want)
+	}
+	for _, c := range []struct {
+		name string
+		args []string
+		says string
+	}{
+		{"a zone of a process that is alone", []string{"--zone", "z", "/d"}, "zone is about clusters"},
+		{"joining without the secret", []string{"--node-address", "127.0.0.1:7000", "--join", "127.0.0.1:8000", "/d"}, "cluster-secret-file"},
+		{"every interface without another address", []string{"--node-address", ":7000", "/d"}, "advertise"},
+		{"a port that is a name", []string{"--node-address", "127.0.0.1:http", "/d"}, "node-address"},
+		{"who joins waits for nobody", []string{"--node-address", "127.0.0.1:7000", "--join", "127.0.0.1:8000", "--cluster-secret-file", "s", "--expect", "3", "/d"}, "expect"},
+	} {
+		if _, _, err := load(t, c.args, nil, ""); !errs.Is(err, errs.Invalid) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.says)
+		}
+	}
+}
+
+func TestRolesHaveTheirOwnSettings(t *testing.T) {
+	loadAs := func(role Role, args ...string) error {
+		set := pflag.NewFlagSet(string(role), pflag.ContinueOnError)
+		AddFlags(set, role)
+		if err := set.Parse(args); err != nil {
+			return err
+		}
+		_, _, err := Load(Sources{Role: role, Flags: set, Args: set.Args()})
+		return err
+	}
+	in := []string{"--node-address", "127.0.0.1:7000"}
+	join := append(in, "--join", "127.0.0.1:8000", "--cluster-secret-file", "s")
+	for _, c := range []struct {
+		name string
+		role Role
+		args []string
+		says string // "" if it is fine
+	}{
+		{"a gateway", GatewayRole, join, ""},
+		{"a gateway with a drive", GatewayRole, append(join, "/d"), "no drives"},
+		{"a gateway that joins nothing", GatewayRole, in, "join"},
+		{"a gateway with a profile", GatewayRole, append(join, "--profile", "2+2"), "unknown flag"},
+		{"a node", NodeRole, append(in, "/d"), ""},
+		{"a node that is alone", NodeRole, []string{"/d"}, "node-address"},
+		{"a node with a cache", NodeRole, append(in, "--cache-size", "1MiB", "/d"), "unknown flag"},
+	} {
+		err := loadAs(c.role, c.args...)
+		if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.says)
+		}
+	}
 }
