@@ -335,6 +335,12 @@ func (k *Control) startMemory() {
 	id := withNode(raft.ServerID(memoryID+rand.Text()), k.self())
 	k.lifecycle.Lock()
 	defer k.lifecycle.Unlock()
+	k.mu.Lock()
+	stop := k.closed || k.voters[0] != nil
+	k.mu.Unlock()
+	if stop {
+		return
+	}
 	d := DriveStore{KV: nowhere{}}
 	if err := k.startServer(d, id); err != nil {
 		k.log.Error("the raft server in memory cannot start", "err", err)
@@ -553,7 +559,7 @@ func (k *Control) forgetNodes(s *State, now time.Time) {
 			last = r.at
 		}
 		k.mu.Unlock()
-		if n.ID != k.self() && n.Roles&RoleStorage == 0 && now.Sub(last) >= forgetNode && len(s.DrivesOf(n.ID)) == 0 {
+		if n.ID != k.self() && n.Roles&RoleStorage == 0 && now.Sub(last) >= k.c.forgetAfter && len(s.DrivesOf(n.ID)) == 0 {
 			ctx, cancel := context.WithTimeout(context.Background(), k.c.ChangeTimeout)
 			if err := k.RemoveNode(ctx, n.ID); err == nil {
 				k.log.Info("a gateway that was silent for long is forgotten", "node", n.ID)

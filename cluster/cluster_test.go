@@ -9,6 +9,7 @@ import (
 	"sort"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ostraka/ostraka/disk"
@@ -159,6 +160,11 @@ func openTest(t testing.TB, init bool, kvs ...*memKV) *Control {
 	return k
 }
 
+// inBubble runs a test in a bubble: elections take no time.
+func inBubble(f func(t *testing.T)) func(t *testing.T) {
+	return func(t *testing.T) { synctest.Test(t, f) }
+}
+
 func mem(n int) (out []*memKV) {
 	for range n {
 		out = append(out, newMemKV())
@@ -181,7 +187,7 @@ func TestAnsweredChangesSurviveACrashAndTheLossOfAnyDrive(t *testing.T) {
 			if n == 1 && lost == 0 {
 				continue
 			}
-			t.Run(fmt.Sprintf("%d drives, lost %d", n, lost), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%d drives, lost %d", n, lost), inBubble(func(t *testing.T) {
 				kvs := mem(n)
 				k := openTest(t, true, kvs...)
 				a := create(t, k, "aaa")
@@ -210,101 +216,111 @@ func TestAnsweredChangesSurviveACrashAndTheLossOfAnyDrive(t *testing.T) {
 						t.Fatalf("a bucket id was used again: %d", c.ID)
 					}
 				}
-			})
+			}))
 		}
 	}
 }
 
 func TestChangesWithoutAQuorumAreUnavailableAndReadsGoOn(t *testing.T) {
-	kvs := mem(4)
-	k := openTest(t, true, kvs...)
-	create(t, k, "aaa")
-	k.DriveLost(1)
-	create(t, k, "bbb")
-	k.DriveLost(2)
-	if _, err := k.CreateBucket(context.Background(), Bucket{Name: "ccc"}); !errs.Is(err, errs.Unavailable) && !errs.Is(err, errs.Unknown) {
-		t.Fatalf("got %v, want Unavailable or Unknown", err)
-	}
-	if err := k.Refresh(context.Background()); !errs.Is(err, errs.Unavailable) {
-		t.Fatalf("Refresh: got %v, want Unavailable", err)
-	}
-	if _, ok := k.State().Bucket("bbb"); !ok {
-		t.Fatal("bbb is not there")
-	}
-	k.DriveReturned(DriveStore{1, kvs[0]})
-	create(t, k, "ddd")
-	k.DriveReturned(DriveStore{2, kvs[1]})
-	if err := k.Refresh(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	for i, kv := range kvs {
-		s, err := readCopy(kv)
-		if err != nil || s == nil {
-			t.Fatalf("copy %d: %v", i, err)
+	synctest.Test(t, func(t *testing.T) {
+		kvs := mem(4)
+		k := openTest(t, true, kvs...)
+		create(t, k, "aaa")
+		k.DriveLost(1)
+		create(t, k, "bbb")
+		k.DriveLost(2)
+		if _, err := k.CreateBucket(context.Background(), Bucket{Name: "ccc"}); !errs.Is(err, errs.Unavailable) && !errs.Is(err, errs.Unknown) {
+			t.Fatalf("got %v, want Unavailable or Unknown", err)
 		}
-		if _, ok := s.Bucket("ddd"); !ok {
-			t.Errorf("the copy of drive %d lacks ddd", i+1)
+		if err := k.Refresh(context.Background()); !errs.Is(err, errs.Unavailable) {
+			t.Fatalf("Refresh: got %v, want Unavailable", err)
 		}
-	}
+		if _, ok := k.State().Bucket("bbb"); !ok {
+			t.Fatal("bbb is not there")
+		}
+		k.DriveReturned(DriveStore{1, kvs[0]})
+		create(t, k, "ddd")
+		k.DriveReturned(DriveStore{2, kvs[1]})
+		if err := k.Refresh(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		for i, kv := range kvs {
+			s, err := readCopy(kv)
+			if err != nil || s == nil {
+				t.Fatalf("copy %d: %v", i, err)
+			}
+			if _, ok := s.Bucket("ddd"); !ok {
+				t.Errorf("the copy of drive %d lacks ddd", i+1)
+			}
+		}
+	})
 }
 
 func TestOfConcurrentCreationsOfOneNameExactlyOneWins(t *testing.T) {
-	k := openTest(t, true, mem(3)...)
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	won, lost := 0, 0
-	for range 16 {
-		wg.Go(func() {
-			_, err := k.CreateBucket(context.Background(), Bucket{Name: "one", Owner: "a"})
-			mu.Lock()
-			defer mu.Unlock()
-			switch was, exists := ExistingBucket(err); {
-			case err == nil:
-				won++
-			case exists && was.Name == "one" && errs.Is(err, errs.Exists):
-				lost++
-			default:
-				t.Errorf("got %v", err)
-			}
-		})
-	}
-	wg.Wait()
-	if won != 1 || lost != 15 {
-		t.Fatalf("%d won, %d lost", won, lost)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		k := openTest(t, true, mem(3)...)
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		won, lost := 0, 0
+		for range 16 {
+			wg.Go(func() {
+				_, err := k.CreateBucket(context.Background(), Bucket{Name: "one", Owner: "a"})
+				mu.Lock()
+				defer mu.Unlock()
+				switch was, exists := ExistingBucket(err); {
+				case err == nil:
+					won++
+				case exists && was.Name == "one" && errs.Is(err, errs.Exists):
+					lost++
+				default:
+					t.Errorf("got %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if won != 1 || lost != 15 {
+			t.Fatalf("%d won, %d lost", won, lost)
+		}
+	})
 }
 
 func TestDeletionPhases(t *testing.T) {
-	ctx := context.Background()
-	k := openTest(t, true, mem(1)...)
-	b := create(t, k, "aaa")
-	epoch, err := k.BeginDeleteBucket(ctx, b.ID)
-	if err != nil || epoch != b.Epoch+1 {
-		t.Fatalf("epoch %d, %v", epoch, err)
-	}
-	if err := k.ReopenBucket(ctx, b.ID, epoch); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.FinishDeleteBucket(ctx, b.ID, epoch); !errs.Is(err, errs.Stale) {
-		t.Fatalf("finish after reopen: %v, want Stale", err)
-	}
-	if epoch, err = k.BeginDeleteBucket(ctx, b.ID); err != nil || epoch != b.Epoch+3 {
-		t.Fatalf("second deletion: epoch %d, %v", epoch, err)
-	}
-	if err := k.FinishDeleteBucket(ctx, b.ID, epoch); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.FinishDeleteBucket(ctx, b.ID, epoch); !errs.Is(err, errs.NotFound) {
-		t.Fatalf("second finish: %v, want NotFound", err)
-	}
-	if again := create(t, k, "aaa"); again.ID == b.ID {
-		t.Fatal("the id was used again")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		k := openTest(t, true, mem(1)...)
+		b := create(t, k, "aaa")
+		epoch, err := k.BeginDeleteBucket(ctx, b.ID)
+		if err != nil || epoch != b.Epoch+1 {
+			t.Fatalf("epoch %d, %v", epoch, err)
+		}
+		if err := k.ReopenBucket(ctx, b.ID, epoch); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.FinishDeleteBucket(ctx, b.ID, epoch); !errs.Is(err, errs.Stale) {
+			t.Fatalf("finish after reopen: %v, want Stale", err)
+		}
+		if epoch, err = k.BeginDeleteBucket(ctx, b.ID); err != nil || epoch != b.Epoch+3 {
+			t.Fatalf("second deletion: epoch %d, %v", epoch, err)
+		}
+		if err := k.FinishDeleteBucket(ctx, b.ID, epoch); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.FinishDeleteBucket(ctx, b.ID, epoch); !errs.Is(err, errs.NotFound) {
+			t.Fatalf("second finish: %v, want NotFound", err)
+		}
+		if again := create(t, k, "aaa"); again.ID == b.ID {
+			t.Fatal("the id was used again")
+		}
+	})
 }
 
 // A drive that fails at its i-th write, for every i until a run does without, neither stops the
 // process nor loses what was answered.
 func TestADriveThatFailsAtAnyWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { failAtAnyWrite(t) })
+}
+
+func failAtAnyWrite(t *testing.T) {
 	for i := 0; ; i++ {
 		kvs := mem(3)
 		k := openTest(t, true, kvs...)
@@ -363,18 +379,20 @@ func TestDamagedRowsAreFoundAndLeftOut(t *testing.T) {
 }
 
 func TestManyBucketsAndCompaction(t *testing.T) {
-	kvs := mem(1)
-	k := openTest(t, true, kvs...)
-	const n = 600
-	for i := range n {
-		create(t, k, fmt.Sprintf("b-%04d", n-i))
-	}
-	k.Close()
-	again := openTest(t, false, kvs[0].crash())
-	list := again.State().Buckets()
-	if len(list) != n || !slices.IsSortedFunc(list, func(a, b Bucket) int { return bytes.Compare([]byte(a.Name), []byte(b.Name)) }) {
-		t.Fatalf("%d buckets, sorted or not", len(list))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		kvs := mem(1)
+		k := openTest(t, true, kvs...)
+		const n = 600
+		for i := range n {
+			create(t, k, fmt.Sprintf("b-%04d", n-i))
+		}
+		k.Close()
+		again := openTest(t, false, kvs[0].crash())
+		list := again.State().Buckets()
+		if len(list) != n || !slices.IsSortedFunc(list, func(a, b Bucket) int { return bytes.Compare([]byte(a.Name), []byte(b.Name)) }) {
+			t.Fatalf("%d buckets, sorted or not", len(list))
+		}
+	})
 }
 
 func TestCommandsRoundTripAndRefuseUnknownFields(t *testing.T) {

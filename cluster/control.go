@@ -40,6 +40,8 @@ type Config struct {
 	Peers func() []disk.ID
 	// ChangeTimeout bounds one try of a change, and the wait for a leader in it; 0 means 4 s.
 	ChangeTimeout time.Duration
+
+	forgetAfter time.Duration // of a gateway that is silent; 0: forgetNode
 }
 
 const (
@@ -126,6 +128,9 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 	}
 	if c.ChangeTimeout <= 0 {
 		c.ChangeTimeout = 4 * time.Second
+	}
+	if c.forgetAfter <= 0 {
+		c.forgetAfter = forgetNode
 	}
 	k := &Control{c: c, log: c.Logger, voters: map[uint16]*voter{}, copies: map[uint16]*copyOf{}, late: map[*copyOf]bool{},
 		membership: newTurn(), lifecycle: newTurn(), closing: make(chan struct{}), changed: make(chan struct{}),

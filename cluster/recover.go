@@ -234,6 +234,9 @@ func (k *Control) startVoters() {
 	for _, d := range list {
 		k.useVoter(d)
 	}
+	if k.networked() && len(list) == 0 {
+		k.startMemory()
+	}
 }
 
 // makeVoters is the durable part of a recovery. Drives that cannot be written are passed over.
