@@ -204,7 +204,7 @@ func (h *Healer) checkDue() (due, auto bool) {
 	s := &h.check.state
 	now := h.c.Now()
 	_, away := h.members(h.c.Layout())
-	moving := len(h.c.Replacements()) > 0
+	moving := len(h.c.Replacements()) > 0 || h.planOpen()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.check.wanted {
@@ -250,6 +250,9 @@ func (h *Healer) checkAll(ctx context.Context) error {
 		if len(h.c.Replacements()) > 0 {
 			h.kick(h.jobs)
 			return errs.E("heal.check", errs.Busy, "a drive is being replaced")
+		}
+		if h.planOpen() {
+			return errs.E("heal.check", errs.Busy, "data are moving to other drives")
 		}
 		if err := h.checkPage(ctx); err != nil {
 			return errs.Wrap("heal.check", err)

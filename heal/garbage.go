@@ -7,6 +7,7 @@ import (
 	"errors"
 	"iter"
 	"maps"
+	"slices"
 
 	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/erasure"
@@ -84,8 +85,11 @@ func (h *Healer) dead(ctx context.Context, r *metadata.GarbageRow) error {
 		if i > 0 {
 			cg = l.Group(l.ChunkPartition(r.Dead.Data.ID, i, g.Partition))
 		}
-		for _, num := range cg.Drives {
+		for _, num := range holders(cg) {
 			d, ok := h.drive(num)
+			if _, there := l.Drive(num); !there {
+				continue // a former member that is lost
+			}
 			if !ok {
 				away = errs.E(op, errs.Unavailable, "a drive that may hold garbage is away")
 				continue
@@ -99,6 +103,18 @@ func (h *Healer) dead(ctx context.Context, r *metadata.GarbageRow) error {
 		return away
 	}
 	return errs.Wrap(op, h.clearDead(ctx, g, epoch, r))
+}
+
+// holders returns the drives that may have shards of a chunk: its members, and former ones whose shards are
+// moving.
+func holders(g placement.Group) []uint16 {
+	list := slices.Clone(g.Drives)
+	for _, num := range g.Former {
+		if num != 0 {
+			list = append(list, num)
+		}
+	}
+	return list
 }
 
 // parts ends the registers of an upload whose object is gone: first its parts, by tombstones that

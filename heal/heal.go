@@ -75,6 +75,8 @@ type Config struct {
 	// reopened or are being deleted.
 	Mover  Mover
 	Fences func() []metadata.Fence
+	// Moves are the plans of moves; nil: none ever.
+	Moves MoveControl
 	// Load returns how many requests are in flight: background work yields to them. nil: none ever.
 	Load func() int
 	// Settings are those to begin with; Configure changes them.
@@ -159,6 +161,7 @@ type Healer struct {
 	hangs    hangs
 	returned returned
 	rebuilds map[uint64]*rebuild // by replacement
+	moving   moving
 	ended    []Job               // newest first
 	check    check
 	scrubs   map[uint16]*scrubbing
@@ -232,7 +235,7 @@ func New(c Config) *Healer {
 		from: make(map[uint16]places), retry: make(map[string]*pause), since: make(map[erasure.DataID]met),
 		hangs:    hangs{late: make(map[uint16]bool), stuck: make(map[uint16]int)},
 		returned: returned{here: make(map[uint16]bool), todo: make(map[uint16]bool), times: make(map[uint16]uint64)},
-		rebuilds: make(map[uint64]*rebuild), scrubs: make(map[uint16]*scrubbing), aside: make(map[uint16]int),
+		rebuilds: make(map[uint64]*rebuild), moving: newMoving(), scrubs: make(map[uint16]*scrubbing), aside: make(map[uint16]int),
 		tombs: tombs{at: make(map[string]*tomb), slices: make(map[uint16]time.Time)}}
 	h.Configure(c.Settings)
 	return h

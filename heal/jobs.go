@@ -18,6 +18,8 @@ const (
 	jobScrub   = "scrub"      // on each drive, of its own scrub
 	jobOrphans = "orphans"    // on each drive: when its orphans were collected last
 	jobTombs   = "tombstones" // on each drive: when it was searched for tombstones last
+	jobMove    = "move"       // on every drive of the process: the newest counts
+	jobLeft    = "left"       // on each drive: of which layout it has nothing that belongs elsewhere
 )
 
 // load reads the durable value of a job. One that is not there, or cannot be understood, leaves v as it
@@ -116,12 +118,19 @@ func (m *meter) fill(j *Job, total int64) {
 
 func seconds(s float64) time.Duration { return time.Duration(min(s, 1e9) * float64(time.Second)) }
 
-// work looks after the jobs once: rebuilds first, then the check.
+// work looks after the jobs once: rebuilds first, then moves, then the check. Before all, partitions that stand
+// still for a move.
 func (h *Healer) work(ctx context.Context) error {
 	if h.c.Layout() == nil {
 		return nil
 	}
+	if err := h.moveAll(ctx, true); err != nil {
+		return err
+	}
 	if err := h.rebuildAll(ctx); err != nil {
+		return err
+	}
+	if err := h.moveAll(ctx, false); err != nil {
 		return err
 	}
 	return h.checkOnce(ctx)

@@ -3,6 +3,7 @@ package heal
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/ostraka/ostraka/disk"
@@ -124,7 +125,11 @@ func (h *Healer) orphan(ctx context.Context, l *placement.Layout, d node.Drive, 
 	}
 	cg := l.Group(l.ChunkPartition(r.ID.Data, r.ID.Chunk, g.Partition))
 	var fails []error
-	for _, num := range cg.Drives {
+	places := holders(cg)
+	if !slices.Contains(places, d.Num()) {
+		places = append(places, d.Num()) // it gave its place away
+	}
+	for _, num := range places {
 		holder, ok := h.drive(num)
 		if !ok {
 			continue // it judges its own when it is back

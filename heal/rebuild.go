@@ -2,30 +2,18 @@ package heal
 
 import (
 	"context"
-	"errors"
 	"slices"
-	"sync"
 	"time"
 
-	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/placement"
 )
 
-const (
-	installAtOnce = 64 // rows that are written side by side, so that they share their syncs
-	// maxBehind bounds what a rebuild remembers of registers that it could not bring to the newcomer yet, in
-	// bytes of addresses. Beyond, it waits.
-	maxBehind = 32 << 10
-	// soonTries is how often in a row a newcomer tries again at once to move in, as long as partitions may be
-	// caught in the middle, where they serve nobody.
-	soonTries = 60
-	// verifyRounds bounds how often rows are compared: what still differs then, and could be brought up
-	// each time, is what writers change meanwhile.
-	verifyRounds = 4
-)
+// soonTries is how often in a row a newcomer tries again at once to move in, as long as partitions may be
+// caught in the middle, where they serve nobody.
+const soonTries = 60
 
 // rebuild is the job that brings a newcomer up. It belongs to the goroutine of the jobs, but for what h.mu
 // guards.
@@ -56,22 +44,9 @@ type rebuild struct {
 
 // rebuildState is what the newcomer keeps.
 type rebuildState struct {
-	Replacement   uint64
-	Begun         time.Time
-	After         cursor
-	Walked        bool // all registers were met
-	Done, Total   int64
-	Shards, Bytes int64
-	TotalBytes    int64
-	Bad, Repaired int64
-	Behind        []cursor // registers that could not be brought up
-}
-
-func (s *rebuildState) bytesOfBehind() (n int) {
-	for _, c := range s.Behind {
-		n += len(c)
-	}
-	return n
+	Replacement uint64
+	Begun       time.Time
+	fillState
 }
 
 // rebuildAll works on the replacements of which this process has the newcomer, one after the other.
@@ -208,6 +183,8 @@ func (h *Healer) fillNewcomer(ctx context.Context, b *rebuild) error {
 	if !ok {
 		return errs.E(op, errs.Unavailable, "the new drive is not in service")
 	}
+	f := &filling{state: &b.state.fillState, drives: map[uint16]node.Drive{b.r.New: to}, show: func() { h.show(b, func(*Job) {}) },
+		save: func(ctx context.Context) error { return save(ctx, to, jobRebuild, &b.state) }}
 	for !b.state.Walked {
 		h.show(b, func(j *Job) { j.State, j.Phase, j.LastErr = JobRunning, PhaseShards, "" })
 		if h.paused() {
@@ -218,12 +195,12 @@ func (h *Healer) fillNewcomer(ctx context.Context, b *rebuild) error {
 			h.kick(h.jobs) // another one is to move in first
 			return nil
 		}
-		if err := h.rebuildPage(ctx, b, to); err != nil {
+		if err := h.fillPage(ctx, f); err != nil {
 			return errs.Wrap(op, err)
 		}
 	}
 	h.show(b, func(j *Job) { j.State, j.Phase, j.LastErr = JobRunning, PhaseVerify, "" })
-	if err := h.verifyNewcomer(ctx, b, to); err != nil {
+	if err := h.level(ctx, f, nil); err != nil {
 		return errs.Wrap(op, err)
 	}
 	// The end of the replacement. What follows is only tidying.
@@ -345,296 +322,4 @@ func (h *Healer) swap(ctx context.Context, b *rebuild, l *placement.Layout, part
 		err = errs.E("heal.swap", errs.Unavailable, "the new layout is not known here yet")
 	}
 	return report.Skipped, err
-}
-
-// rebuildPage brings the next page of registers to the newcomer.
-func (h *Healer) rebuildPage(ctx context.Context, b *rebuild, to node.Drive) error {
-	l := h.c.Layout()
-	here, away := h.members(l)
-	if !slices.ContainsFunc(here, func(d node.Drive) bool { return d.Num() == to.Num() }) {
-		return errs.E("heal.rebuild", errs.Unavailable, "the new drive is not in service")
-	}
-	if err := readable(l, append(away, to.Num())); err != nil {
-		return err
-	}
-	w, err := h.walk(ctx, l, here, b.state.After.address(), nil)
-	if err != nil {
-		return err
-	}
-	if err := h.pace.take(ctx, len(w.list)*nominalBytes); err != nil {
-		return err
-	}
-	failed := h.bringUp(ctx, b, l, to, w.list)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	h.keepNoted(ctx)
-	for _, a := range failed {
-		c := cursorOf(a)
-		if len(c)+b.state.bytesOfBehind() > maxBehind {
-			// Those that are lost need not be remembered.
-			if err := h.catchUp(ctx, b, to); ctx.Err() != nil || len(c)+b.state.bytesOfBehind() > maxBehind {
-				return errors.Join(err, errs.E("heal.rebuild", errs.Unavailable, "too many registers could not be brought to the new drive yet"))
-			}
-		}
-		b.state.Behind = append(b.state.Behind, c)
-		b.state.Bad++
-	}
-	b.state.Done += int64(len(w.list))
-	b.state.After, b.state.Walked = cursorOf(w.next), !w.more
-	return save(ctx, to, jobRebuild, &b.state) // from here on this page is not looked at again
-}
-
-// bringUp gives the newcomer what it lacks of the registers of list. It returns those of which it
-// could not be made sure.
-func (h *Healer) bringUp(ctx context.Context, b *rebuild, l *placement.Layout, to node.Drive, list []held) (failed []*metadata.Address) {
-	bad := make([]error, len(list))
-	var fills []*small
-	var owners []int // of fills
-	type large struct {
-		at   int
-		data metadata.Data
-		i    uint32
-	}
-	var larges []large
-	for at := range list {
-		r := &list[at]
-		view, err := h.chosen(ctx, r)
-		if err == nil {
-			err = h.bodies(ctx, r.group, r.addr, view, func(d *metadata.Data) error {
-				for i := range d.Chunks() {
-					j := shardOn(l, r.group, d, i, to.Num())
-					switch {
-					case j < 0:
-					case d.Inline():
-						fills, owners = append(fills, &small{addr: r.addr, group: r.group, data: *d, index: j}), append(owners, at)
-					default:
-						larges = append(larges, large{at, *d, i})
-					}
-				}
-				return ctx.Err()
-			})
-		}
-		bad[at] = err
-	}
-	h.fill(ctx, to, fills)
-	for i, s := range fills {
-		if s.err != nil && bad[owners[i]] == nil {
-			bad[owners[i]] = s.err
-		}
-		if s.written {
-			b.state.Shards++
-			b.state.Bytes += int64(s.shardBytes())
-		}
-	}
-	var mu sync.Mutex // guards bad and b.state.Shards and Bytes below
-	each(h.c.Concurrency, larges, func(x large) {
-		r := &list[x.at]
-		written, err := h.fillChunk(ctx, l, r.group, r.addr, &x.data, x.i, to)
-		mu.Lock()
-		if err != nil && bad[x.at] == nil {
-			bad[x.at] = err
-		}
-		if written > 0 {
-			b.state.Shards++
-			b.state.Bytes += written
-		}
-		h.show(b, func(*Job) {})
-		mu.Unlock()
-	})
-	var rows []int
-	for at := range list {
-		if bad[at] == nil && list[at].group.Position(to.Num()) >= 0 {
-			rows = append(rows, at)
-		}
-	}
-	each(installAtOnce, rows, func(at int) {
-		if err := h.installRow(ctx, &list[at], to); err != nil {
-			mu.Lock()
-			bad[at] = err
-			mu.Unlock()
-		}
-	})
-	for at, err := range bad {
-		if err != nil {
-			h.c.Logger.Info("a register could not be brought to a new drive yet", "drive", to.Num(), "bucket", list[at].addr.Bucket, "err", err)
-			failed = append(failed, &list[at].addr)
-		}
-	}
-	return failed
-}
-
-// each calls f for every element of list, at most n at a time, and waits for all.
-func each[T any](n int, list []T, f func(T)) {
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, n)
-	for _, v := range list {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			f(v)
-		})
-	}
-	wg.Wait()
-}
-
-// shardOn returns the index of the shard of a chunk that belongs on a drive; -1: none does.
-func shardOn(l *placement.Layout, g placement.Group, d *metadata.Data, i uint32, num uint16) int {
-	cg := chunkGroup(l, g, d, i)
-	pos := cg.Position(num)
-	if pos < 0 {
-		return -1
-	}
-	return slices.Index(placement.Positions(d.Profile, len(cg.Drives), d.ID), pos)
-}
-
-// fillChunk makes sure that the shard of one chunk that belongs on drive to is there and right. Only that
-// one is rebuilt; the others are sources, verified as far as they are read.
-func (h *Healer) fillChunk(ctx context.Context, l *placement.Layout, g placement.Group, a metadata.Address, d *metadata.Data, i uint32, to node.Drive) (written int64, err error) {
-	cg, c := chunkGroup(l, g, d, i), chunkOf(a, d, i)
-	j := shardOn(l, g, d, i, to.Num())
-	err = h.verify(ctx, to, c, j)
-	if err == nil || ctx.Err() != nil {
-		return 0, err
-	}
-	if errs.Is(err, errs.NotFound) {
-		places := placement.Positions(d.Profile, len(cg.Drives), d.ID)
-		shards := make([]shardState, d.Profile.N())
-		for x := range shards {
-			s := &shards[x]
-			s.num = cg.Drives[places[x]]
-			if s.drive, _ = h.drive(s.num); s.drive != nil && x != j {
-				s.good, s.presumed = true, true
-			}
-		}
-		shards[j].drive = to
-		if err = h.rebuildFiles(ctx, a, d, c, shards, []int{j}); err == nil && shards[j].good {
-			return erasure.ShardFileSize(c.Profile, c.Size), nil
-		}
-	}
-	if ctx.Err() != nil {
-		return 0, ctx.Err()
-	}
-	// Something is damaged, here or in a source: all of them are looked at.
-	if _, err := h.chunk(ctx, l, g, a, d, i); err != nil {
-		return 0, err
-	}
-	if err := h.verify(ctx, to, c, j); err != nil {
-		return 0, err
-	}
-	return erasure.ShardFileSize(c.Profile, c.Size), nil
-}
-
-// installRow gives drive to the chosen row of a register.
-func (h *Healer) installRow(ctx context.Context, r *held, to node.Drive) error {
-	pos := r.group.Position(to.Num())
-	row, chosen := r.top()
-	if own := r.rows[pos]; chosen && own != nil && own.Decided && own.State.ID == row.State.ID {
-		return nil
-	}
-	if chosen && row.State.Older == 0 {
-		m := &metadata.InstallRequest{Header: metadata.Header{Drive: to.Num(), Partition: r.group.Partition, Epoch: r.group.Epoch},
-			Address: r.addr, Row: *row}
-		m.Row.Decided, m.Row.Undo = true, nil
-		if to.Install(ctx, m) == nil {
-			return nil
-		}
-	}
-	return h.c.Meta.Resync(ctx, r.group, r.addr, []int{pos})
-}
-
-// verifyNewcomer compares the newcomer with all others, and brings up what differs.
-func (h *Healer) verifyNewcomer(ctx context.Context, b *rebuild, to node.Drive) error {
-	const op = "heal.verify"
-	if err := h.catchUp(ctx, b, to); err != nil {
-		return err
-	}
-	for range verifyRounds {
-		if h.paused() {
-			return errs.E(op, errs.Busy, "healing is paused")
-		}
-		l := h.c.Layout()
-		here, away := h.members(l)
-		if len(away) > 0 {
-			return errs.E(op, errs.Unavailable, "a drive is away: the new drive cannot be compared with it")
-		}
-		differ, err := h.differing(ctx, l, to, here)
-		if err != nil || len(differ) == 0 {
-			return err
-		}
-		n := 0
-		err = h.walkSlices(ctx, l, here, differ, func(list []held) error {
-			list = slices.DeleteFunc(list, func(r held) bool {
-				pos := r.group.Position(to.Num())
-				top, chosen := r.top()
-				return pos < 0 || chosen && r.rows[pos] != nil && r.rows[pos].State.ID == top.State.ID
-			})
-			n += len(list)
-			b.state.Repaired += int64(len(list))
-			left, lost := h.mendAll(ctx, h.bringUp(ctx, b, l, to, list))
-			b.state.Bad += int64(lost)
-			b.state.Repaired -= int64(lost)
-			if len(left) > 0 {
-				return errs.E(op, errs.Unavailable, "the new drive lacks registers that could not be brought up")
-			}
-			return ctx.Err()
-		})
-		if err != nil || n == 0 {
-			return err
-		}
-	}
-	return nil // what differs now was written since
-}
-
-// mendAll repairs registers one by one that could not be brought to the newcomer together. Those of
-// which data is lost for good end here: they have a repair row, are counted, and named by Status. It returns
-// those that want another try.
-func (h *Healer) mendAll(ctx context.Context, list []*metadata.Address) (left []*metadata.Address, lost int) {
-	for _, a := range list {
-		if ctx.Err() != nil {
-			return append(left, a), lost
-		}
-		switch got, err := h.mend(ctx, *a); {
-		case errors.Is(err, errLost) && !errors.Is(err, errUnkept):
-			lost++
-		case got < verified || err != nil:
-			left = append(left, a)
-		}
-	}
-	return left, lost
-}
-
-// catchUp tries what was left behind again.
-func (h *Healer) catchUp(ctx context.Context, b *rebuild, to node.Drive) error {
-	if len(b.state.Behind) == 0 {
-		return nil
-	}
-	l := h.c.Layout()
-	var list []held
-	for _, c := range b.state.Behind {
-		if a := c.address(); a != nil {
-			g := l.Group(l.PartitionOf(a.Bucket, a.Key))
-			list = append(list, held{addr: *a, group: g, rows: make([]*metadata.Row, len(g.Drives))}) // read by quorum
-		}
-	}
-	left, lost := h.mendAll(ctx, h.bringUp(ctx, b, l, to, list))
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	// What is lost is named durably before it is forgotten here.
-	if err := h.keepLost(ctx); err != nil {
-		return err
-	}
-	b.state.Repaired += int64(len(b.state.Behind) - len(left) - lost)
-	b.state.Behind = nil
-	for _, a := range left {
-		b.state.Behind = append(b.state.Behind, cursorOf(a))
-	}
-	if err := save(ctx, to, jobRebuild, &b.state); err != nil {
-		return err
-	}
-	if len(left) > 0 {
-		return errs.E("heal.catchUp", errs.Unavailable, "registers could not be brought to the new drive yet")
-	}
-	return nil
 }

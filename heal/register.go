@@ -197,6 +197,9 @@ func (h *Healer) clear(ctx context.Context, t *task, g placement.Group, view *me
 		if view != nil && view.State != nil {
 			r.State = view.State.ID
 		}
+		if g.Position(num) < 0 {
+			r.State = metadata.Ballot{} // it is no member any more: its row says nothing
+		}
 		fails = append(fails, d.ClearRepair(ctx, r))
 	}
 	for _, num := range t.unsettled {
@@ -290,6 +293,8 @@ type shardState struct {
 	damaged bool
 	// presumed: good, as far as is known. It was not looked at.
 	presumed bool
+	// former is who may have it as long as the shards of the position are moving; nil: nobody, or away.
+	former node.Drive
 }
 
 // bad counts the shards that are not good on their drive.
@@ -310,6 +315,11 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 	for j := range shards {
 		s := &shards[j]
 		s.num = cg.Drives[places[j]]
+		s.former = h.formerOf(cg, places[j])
+		if num, ok := cg.FormerAt(places[j]); ok && s.former == nil {
+			_, there := l.Drive(num)
+			known = known && !there // it may have one, unless it is lost
+		}
 		if s.drive, _ = h.drive(s.num); s.drive == nil {
 			b.away++
 			continue
@@ -341,10 +351,7 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 		return b, nil
 	}
 	if d.Inline() {
-		short := countGood(shards) < int(c.Profile.Data)
-		if err = h.rebuildInline(ctx, a, d, shards, todo); short {
-			err = errors.Join(errShort, err)
-		}
+		err = h.rebuildInline(ctx, a, d, shards, todo)
 	} else {
 		err = h.rebuildFiles(ctx, a, d, c, shards, todo)
 	}
@@ -394,22 +401,48 @@ func owner(a metadata.Address) erasure.Owner {
 // rebuildInline writes inline shards anew.
 func (h *Healer) rebuildInline(ctx context.Context, a metadata.Address, d *metadata.Data, shards []shardState, todo []int) error {
 	rows := make([][]byte, len(shards))
+	sources := 0
 	for j := range shards {
-		if shards[j].good {
-			row, err := shards[j].drive.InlineShard(ctx, d.ID)
+		s := &shards[j]
+		if s.good {
+			sources++
+			row, err := s.drive.InlineShard(ctx, d.ID)
 			if err != nil {
 				continue // one source less; RebuildInline says when they are too few
 			}
 			rows[j] = row
+		} else if s.former != nil {
+			if row, err := s.former.InlineShard(ctx, d.ID); err == nil && row != nil && erasure.VerifyInline(d.Profile, d.ID, d.Size, j, row) == nil {
+				rows[j] = row
+				sources++
+			}
 		}
 	}
-	made, err := h.c.Coders.RebuildInline(d.Profile, d.ID, d.Size, rows, todo)
-	if err != nil {
-		return err
+	made := make([][]byte, len(shards))
+	var lacking []int // not to be copied
+	for _, j := range todo {
+		if made[j] = rows[j]; made[j] == nil {
+			lacking = append(lacking, j)
+		}
 	}
 	var fails []error
+	if len(lacking) > 0 {
+		rebuilt, err := h.c.Coders.RebuildInline(d.Profile, d.ID, d.Size, rows, lacking)
+		if sources < int(d.Profile.Data) {
+			err = errors.Join(errShort, err)
+		}
+		fails = append(fails, err)
+		for _, j := range lacking {
+			if err == nil {
+				made[j] = rebuilt[j]
+			}
+		}
+	}
 	for _, j := range todo {
 		s := &shards[j]
+		if made[j] == nil {
+			continue
+		}
 		if err := s.drive.SealShard(ctx, a, &metadata.Seal{Data: *d, Index: uint8(j), Inline: made[j]}); err != nil {
 			fails = append(fails, err)
 			continue
@@ -426,6 +459,12 @@ func (h *Healer) rebuildInline(ctx context.Context, a metadata.Address, d *metad
 func (h *Healer) rebuildFiles(ctx context.Context, a metadata.Address, d *metadata.Data, c erasure.Chunk, shards []shardState, todo []int) error {
 	var missing, damaged []int
 	for _, j := range todo {
+		// One that is on its way is copied from where it was. In place of a damaged one only if it is right.
+		if s := &shards[j]; s.former != nil && (!s.damaged || h.verify(ctx, s.former, c, j) == nil) {
+			if h.copyShard(ctx, a, d, c, j, s) == nil {
+				continue
+			}
+		}
 		if shards[j].damaged {
 			damaged = append(damaged, j)
 		} else {
@@ -474,11 +513,27 @@ func (discard) Write(context.Context, []byte) error { return nil }
 // sources opens what there is. Every block that is read from it is verified.
 func sources(c erasure.Chunk, shards []shardState) func(context.Context, int) (erasure.Source, error) {
 	return func(ctx context.Context, j int) (erasure.Source, error) {
-		if !shards[j].good && !shards[j].damaged {
-			return nil, errs.E("heal.open", errs.NotFound, "not a source")
+		s := &shards[j]
+		err := errs.E("heal.open", errs.NotFound, "not a source")
+		if s.good || s.damaged {
+			var src erasure.Source
+			if src, err = s.drive.OpenShard(ctx, c.Shard(j)); err == nil {
+				return src, nil
+			}
 		}
-		return shards[j].drive.OpenShard(ctx, c.Shard(j))
+		if s.former != nil {
+			return s.former.OpenShard(ctx, c.Shard(j))
+		}
+		return nil, err
 	}
+}
+
+// sealFile makes a shard file durable, and says that it is there.
+func sealFile(ctx context.Context, a metadata.Address, d *metadata.Data, c erasure.Chunk, j int, to node.Drive) error {
+	if c.Index == 0 {
+		return to.SealShard(ctx, a, &metadata.Seal{Data: *d, Index: uint8(j)})
+	}
+	return to.SealChunk(ctx, d.ID, c.Index)
 }
 
 // writeFiles replaces the shards of todo. Each is complete and synced before its row says that it
@@ -517,12 +572,7 @@ func (h *Healer) writeFiles(ctx context.Context, a metadata.Address, d *metadata
 			continue
 		}
 		s := &shards[j]
-		if c.Index == 0 {
-			err = s.drive.SealShard(ctx, a, &metadata.Seal{Data: *d, Index: uint8(j)})
-		} else {
-			err = s.drive.SealChunk(ctx, d.ID, c.Index)
-		}
-		if err != nil {
+		if err = sealFile(ctx, a, d, c, j, s.drive); err != nil {
 			fails = append(fails, err)
 			continue
 		}

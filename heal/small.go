@@ -27,8 +27,8 @@ type small struct {
 	index   int   // of the shard
 	err     error // why it is not there; nil: it is, and was read back
 	written bool
-	rows    [][]byte // sources, by shard
-	asked   []bool
+	rows    [][]byte        // sources, by shard
+	asked   map[uint16]bool // drives
 }
 
 func (s *small) shardBytes() int { return inlineSize(&s.data) }
@@ -65,23 +65,30 @@ func (h *Healer) fillBatch(ctx context.Context, to node.Drive, list []*small, si
 	size = 0
 	for _, s := range todo {
 		size += s.shardBytes() * (int(s.data.Profile.Data) + 2) // sources, the write, the reading back
-		s.rows, s.asked = make([][]byte, s.data.Profile.N()), make([]bool, s.data.Profile.N())
+		s.rows, s.asked = make([][]byte, s.data.Profile.N()), make(map[uint16]bool)
 	}
 	if err := h.pace.take(ctx, size); err != nil {
 		failAll(todo, err)
 		return
 	}
+	h.fetchFormer(ctx, to, todo)
 	// k sources first, and all others for those of which one was missing or damaged.
-	h.fetch(ctx, to, todo, false)
-	h.fetch(ctx, to, todo, true)
+	h.fetch(ctx, to, todo, fetchEnough)
+	h.fetch(ctx, to, todo, fetchPresent)
+	h.fetch(ctx, to, todo, fetchFormers)
 	var seals []disk.InlineSeal
 	var sealed []*small
 	for _, s := range todo {
-		made, err := h.c.Coders.RebuildInline(s.data.Profile, s.data.ID, s.data.Size, s.rows, []int{s.index})
-		s.rows, s.err = nil, err
-		if err == nil {
+		own := s.rows[s.index]
+		if own == nil {
+			made, err := h.c.Coders.RebuildInline(s.data.Profile, s.data.ID, s.data.Size, s.rows, []int{s.index})
+			if s.err = err; err == nil {
+				own = made[s.index]
+			}
+		}
+		if s.rows = nil; s.err == nil {
 			seals = append(seals, disk.InlineSeal{Address: s.addr,
-				Seal: metadata.Seal{Data: s.data, Index: uint8(s.index), Inline: made[s.index]}})
+				Seal: metadata.Seal{Data: s.data, Index: uint8(s.index), Inline: own}})
 			sealed = append(sealed, s)
 		}
 	}
@@ -133,12 +140,50 @@ func (h *Healer) readBack(ctx context.Context, to node.Drive, list []*small) (to
 	return todo
 }
 
-// fetch asks the drives for sources of the shards of list: for k of each, or with all for whatever may
-// still help where there are fewer.
-func (h *Healer) fetch(ctx context.Context, to node.Drive, list []*small, all bool) {
+// fetchFormer asks the former drives of the positions that are filled, which have most of the shards themselves.
+func (h *Healer) fetchFormer(ctx context.Context, to node.Drive, list []*small) {
+	by := make(map[uint16][]*small)
+	for _, s := range list {
+		places := placement.Positions(s.data.Profile, len(s.group.Drives), s.data.ID)
+		if num, ok := s.group.FormerAt(places[s.index]); ok {
+			by[num] = append(by[num], s)
+		}
+	}
+	for num, wants := range by {
+		d, ok := h.drive(num)
+		if !ok {
+			continue
+		}
+		ids := make([]erasure.DataID, len(wants))
+		for i, s := range wants {
+			ids[i] = s.data.ID
+		}
+		rows, err := d.InlineShards(ctx, ids)
+		if err != nil || len(rows) != len(ids) {
+			h.c.Logger.Debug("shards could not be read", "drive", num, "err", err)
+			continue
+		}
+		for i, s := range wants {
+			if rows[i] != nil && erasure.VerifyInline(s.data.Profile, s.data.ID, s.data.Size, s.index, rows[i]) == nil {
+				s.rows[s.index] = rows[i]
+			}
+		}
+	}
+}
+
+// Whom fetch asks.
+const (
+	fetchEnough  = iota // for k sources of each; where a position is moving, the former drive
+	fetchPresent        // of bodies with fewer than k, all that were not asked
+	fetchFormers        // the same, the former drives
+)
+
+// fetch asks the drives for sources of the shards of list.
+func (h *Healer) fetch(ctx context.Context, to node.Drive, list []*small, whom int) {
 	type want struct {
-		s *small
-		j int
+		s      *small
+		j      int
+		moving bool // it may be on another drive
 	}
 	by := make(map[uint16][]want)
 	drives := make(map[uint16]node.Drive)
@@ -150,14 +195,18 @@ func (h *Healer) fetch(ctx context.Context, to node.Drive, list []*small, all bo
 				have++
 			}
 		}
-		if have >= k {
+		if have >= k || s.rows[s.index] != nil {
 			continue
 		}
 		places := placement.Positions(s.data.Profile, len(s.group.Drives), s.data.ID)
-		for x := 0; x < n && (all || have < k); x++ {
+		for x := 0; x < n && (whom != fetchEnough || have < k); x++ {
 			j := (i + x) % n // spreads the load
 			num := s.group.Drives[places[j]]
-			if j == s.index || s.asked[j] || num == to.Num() {
+			former, moving := s.group.FormerAt(places[j])
+			if moving && whom != fetchPresent {
+				num = former // most of what it had is there still
+			}
+			if j == s.index || s.asked[num] || s.rows[j] != nil || num == to.Num() {
 				continue
 			}
 			if drives[num] == nil {
@@ -167,8 +216,8 @@ func (h *Healer) fetch(ctx context.Context, to node.Drive, list []*small, all bo
 				}
 				drives[num] = d
 			}
-			s.asked[j] = true
-			by[num] = append(by[num], want{s, j})
+			s.asked[num] = true
+			by[num] = append(by[num], want{s, j, moving})
 			have++
 		}
 	}
@@ -188,7 +237,7 @@ func (h *Healer) fetch(ctx context.Context, to node.Drive, list []*small, all bo
 				d := &w.s.data
 				if rows[i] != nil && erasure.VerifyInline(d.Profile, d.ID, d.Size, w.j, rows[i]) == nil {
 					w.s.rows[w.j] = rows[i]
-				} else {
+				} else if !w.moving {
 					h.note(w.s.addr) // missing, or damaged, where it should be
 				}
 			}

@@ -22,6 +22,7 @@ const (
 // The kinds, states and phases of a Job.
 const (
 	KindRebuild = "rebuild" // brings a newcomer up in place of a drive that was lost
+	KindMove    = "move"    // brings positions from drives that live to others
 	KindCheck   = "check"   // verifies every register on all drives
 
 	JobRunning = "running"
@@ -67,6 +68,11 @@ type Job struct {
 	Remaining          time.Duration // an estimate; 0: unknown
 	Bad, Repaired      int64         // findings, and how many of them were repaired
 	LastErr            string
+	// Of moves: how many the plan has, and of them those that are over; changes of members, each of a batch of
+	// partitions that stood still for it; for how long all together, and the longest.
+	Moves, MovesDone    int
+	Swaps               int
+	Pause, LongestPause time.Duration
 }
 
 // Settings steer all background work. The zero value: no limit, nothing paused.
@@ -122,6 +128,9 @@ func (h *Healer) Status() Status {
 		s.Jobs = append(s.Jobs, b.job)
 	}
 	slices.SortFunc(s.Jobs, func(a, b Job) int { return a.Begun.Compare(b.Begun) })
+	if m := h.moving.mover; m != nil {
+		s.Jobs = append(s.Jobs, m.job)
+	}
 	if !c.Begun.IsZero() {
 		s.Jobs = append(s.Jobs, h.check.job)
 	}
@@ -146,6 +155,9 @@ func (h *Healer) Status() Status {
 	}
 	if moving {
 		why("a drive is being rebuilt")
+	}
+	if h.moving.mover != nil {
+		why("data are moving to other drives")
 	}
 	if s.Backlog > 0 {
 		why("%d records are to be repaired", s.Backlog)

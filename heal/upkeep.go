@@ -25,6 +25,7 @@ func (h *Healer) upkeep(ctx context.Context) error {
 		return err
 	}
 	err = errors.Join(err, h.dropTombs(ctx), h.judgeAside(ctx))
+	err = errors.Join(err, h.letGo(ctx))
 	if h.c.OrphanEvery < 0 {
 		return err
 	}

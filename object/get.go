@@ -12,6 +12,7 @@ import (
 	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/placement"
 )
 
@@ -79,6 +80,10 @@ func (s *Store) open(ctx context.Context, op, bucket, key string, o *GetOptions,
 		}
 		last = id
 		s.stats.rereads.Add(1)
+		// Or they have moved on, and this process did not know yet.
+		if err := s.refresh(ctx, op, p, false); err != nil {
+			return nil, err
+		}
 	}
 }
 
@@ -366,19 +371,21 @@ func (s *Store) openAt(ctx context.Context, p *place, pc *piece) (*opened, error
 	i := uint32(pc.off / d.ChunkSize)
 	c := &opened{start: int64(i) * d.ChunkSize}
 	c.end = min(c.start+d.ChunkSize, d.Size)
-	g := p.layout.Group(p.layout.ChunkPartition(d.ID, i, p.group.Partition))
+	// Shards may have moved since the record was read, and those of a long answer while it is written.
+	l := s.control.Layout()
+	g := l.Group(l.ChunkPartition(d.ID, i, p.group.Partition))
 	positions := placement.Positions(d.Profile, len(g.Drives), d.ID)
 	if positions == nil {
 		return nil, errs.E("object.open", errs.Corrupt, "the body's profile is wider than its partition")
 	}
 	chunk := erasure.Chunk{Data: d.ID, Index: i, Profile: d.Profile, Size: c.end - c.start,
 		Owner: erasure.Owner{Bucket: pc.addr.Bucket, Key: pc.addr.Key, Upload: pc.addr.Upload, Part: pc.addr.Part}}
-	open := func(ctx context.Context, shard int) (erasure.Source, error) {
-		dr, ok := s.drives.Shards(g.Drives[positions[shard]])
-		if !ok {
-			return nil, errs.E("object.open", errs.Drive, "drive is not there")
-		}
-		return dr.OpenShard(ctx, chunk.Shard(shard))
+	open := func(ctx context.Context, shard int) (src erasure.Source, err error) {
+		err = s.present(g, positions[shard], func(dr node.Drive) error {
+			src, err = dr.OpenShard(ctx, chunk.Shard(shard))
+			return err
+		})
+		return src, err
 	}
 	addr, keyGroup := pc.addr, p.group
 	var err error
@@ -391,6 +398,28 @@ func (s *Store) openAt(ctx context.Context, p *place, pc *piece) (*opened, error
 		return nil, err
 	}
 	return c, nil
+}
+
+// present calls f with the drive of a position, and if it fails with the one that stood there before, as long as
+// that may still have shards which the present one lacks. What the one does not have is missing only if the
+// other says so too.
+func (s *Store) present(g placement.Group, position int, f func(node.Drive) error) error {
+	err := errs.E("object.present", errs.Drive, "drive is not there")
+	if dr, ok := s.drives.Shards(g.Drives[position]); ok {
+		if err = f(dr); err == nil {
+			return nil
+		}
+	}
+	if former, ok := g.FormerAt(position); ok {
+		elsewhere := errs.E("object.present", errs.Drive, "the former drive is not there")
+		if dr, ok := s.drives.Shards(former); ok {
+			elsewhere = f(dr)
+		}
+		if elsewhere == nil || errs.Is(err, errs.NotFound) {
+			return elsewhere
+		}
+	}
+	return err
 }
 
 // inlineBody returns a body that lies in the record store, from the rows at hand by position, and
@@ -433,25 +462,24 @@ func (s *Store) fetchInline(ctx context.Context, g placement.Group, addr metadat
 		if got[j] != nil {
 			return
 		}
-		dr, ok := s.drives.Shards(g.Drives[positions[j]])
-		if !ok {
-			bad[j] = errs.E("object.inline", errs.Drive, "drive is not there")
+		bad[j] = s.present(g, positions[j], func(dr node.Drive) error {
+			ctx, cancel := context.WithTimeout(ctx, s.c.CallTimeout)
+			defer cancel()
+			row, err := dr.InlineShard(ctx, d.ID)
+			if err == nil && row == nil {
+				err = errs.E("object.inline", errs.NotFound, "no such inline shard")
+			}
+			if err == nil {
+				err = erasure.VerifyInline(d.Profile, d.ID, d.Size, j, row)
+			}
+			if err == nil {
+				got[j] = row
+			}
+			return err
+		})
+		if bad[j] != nil {
 			return
 		}
-		ctx, cancel := context.WithTimeout(ctx, s.c.CallTimeout)
-		defer cancel()
-		row, err := dr.InlineShard(ctx, d.ID)
-		if err == nil && row == nil {
-			err = errs.E("object.inline", errs.NotFound, "no such inline shard")
-		}
-		if err == nil {
-			err = erasure.VerifyInline(d.Profile, d.ID, d.Size, j, row)
-		}
-		if err != nil {
-			bad[j] = err
-			return
-		}
-		got[j] = row
 		if int(good.Add(1)) == int(d.Profile.Data) {
 			enough()
 		}

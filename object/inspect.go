@@ -91,7 +91,8 @@ func (s *Store) rowPlaces(ctx context.Context, p *place, view *metadata.View) []
 
 // shardPlaces asks for the shards of one chunk.
 func (s *Store) shardPlaces(ctx context.Context, p *place, part int, d *metadata.Data, chunk uint32, verify bool) []ShardPlace {
-	g := p.layout.Group(p.layout.ChunkPartition(d.ID, chunk, p.group.Partition))
+	l := s.control.Layout() // the newest: shards may have moved since the record was read
+	g := l.Group(l.ChunkPartition(d.ID, chunk, p.group.Partition))
 	positions := placement.Positions(d.Profile, len(g.Drives), d.ID)
 	out := make([]ShardPlace, len(positions))
 	var wg sync.WaitGroup
@@ -99,6 +100,12 @@ func (s *Store) shardPlaces(ctx context.Context, p *place, part int, d *metadata
 		out[j] = ShardPlace{Part: part, Chunk: int(chunk), Index: j, Drive: g.Drives[pos]}
 		wg.Go(func() {
 			n, err := s.statShard(ctx, g.Drives[pos], d, chunk, j, verify)
+			if former, ok := g.FormerAt(pos); ok && err != nil {
+				// Until the shards of the position have moved, that is where this one is.
+				if size, e := s.statShard(ctx, former, d, chunk, j, verify); e == nil {
+					n, err, out[j].Drive = size, nil, former
+				}
+			}
 			out[j].Bytes = n
 			switch {
 			case err == nil && verify:
