@@ -140,7 +140,7 @@ func (j *joiner) try(ctx context.Context, address string) {
 	p.next = time.Now().Add(p.delay)
 	text := "no member of the gossip answers there yet; it is tried again"
 	if wrongKey(err.Error()) {
-		text = "the member there does not admit this process: its gossip key is another one; it is of another cluster, or this process must join again with the secret"
+		text = "the member there does not admit this process: its gossip key is another one; it is of another cluster, or one of the two has missed a change of the key"
 	}
 	if p.last != text {
 		p.last = text

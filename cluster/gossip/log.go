@@ -65,5 +65,5 @@ func (l *serfLog) warn(text string) {
 	if m := fromAddress.FindStringSubmatch(text); m != nil {
 		from = m[1]
 	}
-	l.log.Warn("gossip under another key is not admitted: a process of another cluster, or one that has missed a change of the key and must join again", "from", from)
+	l.log.Warn("gossip under another key is not admitted: a process of another cluster, or one that has missed a change of the key", "from", from)
 }

@@ -207,7 +207,7 @@ func refusedEarly(kind errs.Kind) error {
 	case errs.Denied:
 		return errs.E(op, kind, "the cluster secret was refused: it is not this cluster's")
 	case errs.Busy:
-		return errs.E(op, kind, "too many failed attempts to join; wait a minute")
+		return errs.E(op, kind, "too many attempts to join from here, at a time or failed ones; wait a minute")
 	case errs.Unsupported:
 		return errs.E(op, kind, "the member speaks no version of the join protocol that is known here, or issues no certificates")
 	}

@@ -114,7 +114,7 @@ func TestTheMembersReasonIsTold(t *testing.T) {
 	mb.refusing = errs.E("test", errs.Unavailable, "the control plane has no leader")
 	mb.mu.Unlock()
 	// It is no failed attempt: nobody is locked out because others cannot decide.
-	for range 2 * attempts {
+	for range attempts + 2 {
 		_, err := Join(bounded(t), joinRequest(t, mb.addr))
 		wantKind(t, err, errs.Unavailable)
 		if !strings.Contains(err.Error(), "no leader") {
@@ -158,7 +158,7 @@ func TestFailedAttemptsAreBounded(t *testing.T) {
 		t.Errorf("logged %d times, want once", n)
 	}
 	mb.time.add(attemptWindow)
-	for range 2 * attempts {
+	for range attempts + 2 {
 		must(Join(bounded(t), joinRequest(t, mb.addr)))(t)
 	}
 }

@@ -154,7 +154,7 @@ func TestOneStepBehindIsAlwaysTrusted(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	s, now := newState(t), start
-	for range 40 {
+	for range 20 {
 		now = now.Add(NodeLife)
 		next := s
 		if rnd.IntN(2) == 0 {
