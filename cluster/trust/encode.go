@@ -165,9 +165,9 @@ type reader struct {
 func (r *reader) check(ok bool) { r.bad = r.bad || !ok }
 
 func (r *reader) take(n int) []byte {
-	if r.bad || n > len(r.b) {
+	if r.bad || n < 0 || n > len(r.b) {
 		r.bad = true
-		return make([]byte, min(n, keyBytes)) // fixed fields want their length; of others none is used once it is bad
+		return make([]byte, max(0, min(n, keyBytes))) // fixed fields want their length; of others none is used once it is bad
 	}
 	x := r.b[:n]
 	r.b = r.b[n:]

@@ -19,7 +19,7 @@ const uriScheme = "ostraka"
 // newKey makes a node's key. It lives in memory only.
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
-// Request makes a certificate request (DER) of a node.
+// request makes a certificate request (DER) of a node.
 func request(node [16]byte, key *ecdsa.PrivateKey) ([]byte, error) {
 	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: hex.EncodeToString(node[:])}}, key)
 }
@@ -105,7 +105,7 @@ func nodeURI(cluster, node [16]byte) *url.URL {
 	return &url.URL{Scheme: uriScheme, Host: hex.EncodeToString(cluster[:]), Path: "/" + hex.EncodeToString(node[:])}
 }
 
-// Verify says which node a certificate is of, as far as this state goes. It ends with errs.Denied, and a text that says
+// verify says which node a certificate is of, as far as this state goes. It ends with errs.Denied, and a text that says
 // what is wrong, when the certificate is not of the cluster, has run out or not begun, or is revoked.
 func (s *State) verify(leaf *x509.Certificate, now time.Time) (node [16]byte, err error) {
 	const op = "trust.Verify"

@@ -38,7 +38,8 @@ const (
 	maxRequest   = 8 << 10          // bytes of a message of a joiner
 	maxGrant     = 256 << 10        // bytes of a message of a member
 	maxText      = 512              // bytes of a refusal
-	maxAddresses = 1024             // told to a joiner
+	maxAddresses = 1024             // told to a joiner; with the longest a grant stays below maxGrant
+	maxAddress   = 128              // bytes of one
 	exporterName = "EXPORTER-ostraka-join"
 	labelJoiner  = "ostraka join joiner"
 	labelMember  = "ostraka join member"
@@ -221,41 +222,18 @@ func (r *Request) apply(conn *tls.Conn, cluster [16]byte, key *ecdsa.PrivateKey)
 	if err != nil {
 		return nil, errs.As(op, errs.Internal, err)
 	}
-	body := append([]byte(nil), r.Node[:]...)
-	full := byte(0)
-	if r.Full {
-		full = 1
-	}
-	body = append(body, full)
-	body = binary.BigEndian.AppendUint16(body, uint16(len(csr)))
-	body = append(body, csr...)
-	if err := writeMessage(conn, msgRequest, body); err != nil {
+	if err := writeMessage(conn, msgRequest, appendRequest(nil, r.Node, r.Full, csr)); err != nil {
 		return nil, errs.As(op, errs.Unavailable, err)
 	}
 	typ, body, err := readMessage(conn, maxGrant)
 	if err != nil {
 		return nil, errs.As(op, errs.Unavailable, err)
 	}
-	rd := reader{b: body}
-	switch typ {
-	case msgRefused:
-		kind := errs.Kind(rd.byte())
-		text := rd.take(int(rd.uint16()))
-		if rd.bad || len(text) > maxText {
-			return nil, errs.E(op, errs.Unavailable, "the member's refusal does not parse")
-		}
-		return nil, errs.E(op, kind, "the member refused: "+string(text))
-	case msgGrant:
-	default:
-		return nil, errs.E(op, errs.Unavailable, "the member's answer does not parse")
+	if typ == msgRefused {
+		return nil, refusal(body)
 	}
-	der := rd.take(int(rd.uint32()))
-	encoded := rd.take(int(rd.uint32()))
-	var addresses []string
-	for n := rd.uint16(); n > 0 && !rd.bad; n-- {
-		addresses = append(addresses, string(rd.take(int(rd.byte()))))
-	}
-	if rd.bad || len(rd.b) != 0 {
+	der, encoded, addresses, ok := parseGrant(body)
+	if typ != msgGrant || !ok {
 		return nil, errs.E(op, errs.Unavailable, "the member's answer does not parse")
 	}
 	state, err := Decode(encoded)
@@ -267,6 +245,50 @@ func (r *Request) apply(conn *tls.Conn, cluster [16]byte, key *ecdsa.PrivateKey)
 		return nil, errs.Wrap(op, err)
 	}
 	return r.accept(conn, &Grant{State: state, Certificate: cert, Addresses: addresses}, cluster)
+}
+
+// refusal is what a member says that has proved itself.
+func refusal(body []byte) error {
+	const op = "trust.apply"
+	rd := reader{b: body}
+	kind := errs.Kind(rd.byte())
+	text := rd.take(int(rd.uint16()))
+	if rd.bad || len(rd.b) != 0 || len(text) > maxText {
+		return errs.E(op, errs.Unavailable, "the member's refusal does not parse")
+	}
+	return errs.E(op, kind, "the member refused: "+string(text))
+}
+
+// appendGrant appends the body of a grant. Of the addresses it takes what fits; gossip tells the joiner the rest.
+func appendGrant(b, der, state []byte, addresses []string) []byte {
+	b = append(binary.BigEndian.AppendUint32(b, uint32(len(der))), der...)
+	b = append(binary.BigEndian.AppendUint32(b, uint32(len(state))), state...)
+	var fit []string
+	for _, a := range addresses {
+		if len(a) > 0 && len(a) <= maxAddress && len(fit) < maxAddresses {
+			fit = append(fit, a)
+		}
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(len(fit)))
+	for _, a := range fit {
+		b = append(append(b, byte(len(a))), a...)
+	}
+	return b
+}
+
+// parseGrant reads what appendGrant wrote.
+func parseGrant(body []byte) (der, state []byte, addresses []string, ok bool) {
+	rd := reader{b: body}
+	der = rd.take(int(rd.uint32()))
+	state = rd.take(int(rd.uint32()))
+	n := rd.uint16()
+	rd.check(n <= maxAddresses)
+	for ; n > 0 && !rd.bad; n-- {
+		length := int(rd.byte())
+		rd.check(length > 0 && length <= maxAddress)
+		addresses = append(addresses, string(rd.take(length)))
+	}
+	return der, state, addresses, !rd.bad && len(rd.b) == 0
 }
 
 // accept looks whether a grant is what was asked for.
@@ -344,9 +366,7 @@ func (m *Manager) admit(ctx context.Context, conn *tls.Conn) (a Applicant, prove
 	if !a.Full {
 		state = state.Public()
 	}
-	grant := appendLong(nil, der)
-	grant = appendLong(grant, state.AppendTo(nil))
-	grant = appendAddresses(grant, addresses)
+	grant := appendGrant(nil, der, state.AppendTo(nil), addresses)
 	return a, true, errs.As(op, errs.Unavailable, writeMessage(conn, msgGrant, grant))
 }
 
@@ -357,16 +377,33 @@ func readRequest(conn *tls.Conn) (a Applicant, csr []byte, err error) {
 	if err != nil {
 		return a, nil, errs.As(op, errs.Invalid, err)
 	}
-	rd := reader{b: body}
+	a, csr, ok := parseRequest(body)
+	if typ != msgRequest || !ok {
+		return a, nil, errs.E(op, errs.Invalid, "the request does not parse")
+	}
 	a.Remote = conn.RemoteAddr()
+	return a, csr, nil
+}
+
+// appendRequest appends the body of a request.
+func appendRequest(b []byte, node [16]byte, full bool, csr []byte) []byte {
+	b = append(b, node[:]...)
+	flag := byte(0)
+	if full {
+		flag = 1
+	}
+	b = binary.BigEndian.AppendUint16(append(b, flag), uint16(len(csr)))
+	return append(b, csr...)
+}
+
+// parseRequest reads what appendRequest wrote.
+func parseRequest(body []byte) (a Applicant, csr []byte, ok bool) {
+	rd := reader{b: body}
 	copy(a.Node[:], rd.take(16))
 	full := rd.byte()
 	csr = rd.take(int(rd.uint16()))
-	if typ != msgRequest || rd.bad || len(rd.b) != 0 || full > 1 {
-		return a, nil, errs.E(op, errs.Invalid, "the request does not parse")
-	}
 	a.Full = full == 1
-	return a, csr, nil
+	return a, csr, !rd.bad && len(rd.b) == 0 && full <= 1
 }
 
 // welcome has the secret proved, then proves it.
@@ -451,23 +488,4 @@ func readMessage(r io.Reader, limit int) (typ byte, body []byte, err error) {
 	body = make([]byte, n)
 	_, err = io.ReadFull(r, body)
 	return head[0], body, err
-}
-
-func appendLong(b, x []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(b, uint32(len(x))), x...)
-}
-
-// appendAddresses appends what fits; gossip tells the joiner the rest.
-func appendAddresses(b []byte, addresses []string) []byte {
-	var fit []string
-	for _, a := range addresses {
-		if len(a) > 0 && len(a) < 256 && len(fit) < maxAddresses {
-			fit = append(fit, a)
-		}
-	}
-	b = binary.BigEndian.AppendUint16(b, uint16(len(fit)))
-	for _, a := range fit {
-		b = append(append(b, byte(len(a))), a...)
-	}
-	return b
 }

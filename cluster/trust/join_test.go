@@ -347,6 +347,34 @@ func TestOfASmallerVersionRangeTheCommonOneIsSpoken(t *testing.T) {
 	}
 }
 
+func TestTheLargestGrantIsRead(t *testing.T) {
+	many := make([]string, 2*maxAddresses)
+	for i := range many {
+		many[i] = strings.Repeat("a", maxAddress)
+	}
+	body := appendGrant(nil, make([]byte, maxCert), make([]byte, MaxState), many)
+	if len(body) > maxGrant {
+		t.Errorf("%d bytes, more than %d", len(body), maxGrant)
+	}
+	if _, _, got, ok := parseGrant(body); !ok || len(got) != maxAddresses {
+		t.Errorf("%d addresses were read, want %d", len(got), maxAddresses)
+	}
+}
+
+func FuzzMessages(f *testing.F) {
+	f.Add(appendRequest(nil, nodeA, true, []byte("request")))
+	f.Add(appendGrant(nil, []byte("certificate"), []byte("state"), []string{"10.0.0.1:7000", "h:1"}))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if a, csr, ok := parseRequest(body); ok && string(appendRequest(nil, a.Node, a.Full, csr)) != string(body) {
+			t.Error("a request prints as another one")
+		}
+		if der, state, addresses, ok := parseGrant(body); ok && string(appendGrant(nil, der, state, addresses)) != string(body) {
+			t.Error("a grant prints as another one")
+		}
+		refusal(body) // must not panic
+	})
+}
+
 // secretsOf are the spellings of all that must not be seen.
 func secretsOf(s *State, certs ...*tls.Certificate) (all []string) {
 	add := func(raw []byte) {
