@@ -42,6 +42,7 @@ type Acceptor struct {
 	fence  sync.RWMutex
 	fences map[uint64]uint64                   // bucket → epoch
 	epochs atomic.Pointer[map[uint32]epochRow] // by partition; replaced as a whole, under fence
+	over   atomic.Pointer[[]EndedEpoch]        // what follows from epochs for ScanReply; replaced with it
 
 	floorMu sync.RWMutex
 	floors  map[uint32]Ballot // of dropped tombstones, by partition; guarded by floorMu
@@ -103,6 +104,7 @@ type mutations struct {
 	noReballot     bool // what is undecided keeps its ballot in a new epoch
 	noLevel        bool // a member of the image may hold what is decided under a lower ballot than the image
 	keepNamed      bool // what was let go of is garbage though its writer proposed it again
+	staleList      bool // a listing hears drives on which the epochs of its layout are over
 	staleMover     bool // a mover does not know what was published before its term
 	noVoid         bool // what a member that was away holds undecided keeps its ballot
 }

@@ -25,6 +25,14 @@ type epochRow struct {
 // serves reports whether a drive with r serves epoch e.
 func (r epochRow) serves(e uint64) bool { return e > r.wedged && (e == 1 || e == r.installed) }
 
+// over returns the last epoch that the drive will not serve again; 0: none.
+func (r epochRow) over() uint64 {
+	if r.installed > r.wedged {
+		return r.installed - 1
+	}
+	return r.wedged
+}
+
 // ended reports whether the drive is wedged and not yet in the next epoch.
 func (r epochRow) ended() bool { return r.wedged > 0 && r.installed <= r.wedged }
 
@@ -119,8 +127,21 @@ func (a *Acceptor) loadEpochs() error {
 		rows[binary.BigEndian.Uint32(key[1:])] = r
 		return err
 	})
-	a.epochs.Store(&rows)
+	a.storeEpochs(rows)
 	return err
+}
+
+// storeEpochs makes rows true.
+func (a *Acceptor) storeEpochs(rows map[uint32]epochRow) {
+	over := make([]EndedEpoch, 0, len(rows))
+	for p, r := range rows {
+		if e := r.over(); e > 0 && !a.mut.staleList {
+			over = append(over, EndedEpoch{p, e})
+		}
+	}
+	slices.SortFunc(over, func(x, y EndedEpoch) int { return cmp.Compare(x.Partition, y.Partition) })
+	a.over.Store(&over) // first: no row of a new epoch comes before
+	a.epochs.Store(&rows)
 }
 
 // epochRow returns the membership of a partition; the zero one if nothing was ever moved.
@@ -146,7 +167,7 @@ func (a *Acceptor) setEpochs(b *Batch, rows map[uint32]epochRow, away map[uint32
 	}
 	all := maps.Clone(*a.epochs.Load())
 	maps.Copy(all, rows)
-	a.epochs.Store(&all)
+	a.storeEpochs(all)
 	return nil
 }
 

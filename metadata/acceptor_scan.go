@@ -9,7 +9,8 @@ import (
 )
 
 // Scan reads heads in key order and jumps over common prefixes. It takes no locks: what it returns
-// undecided is resolved by the reader, and what is decided is durable at a quorum.
+// undecided is resolved by the reader, and what is decided is durable at a quorum. It names no epoch either, as
+// it reads all partitions of the drive: the reader learns from Over whether it went by a layout that is too old.
 func (a *Acceptor) Scan(ctx context.Context, m *ScanRequest) (reply *ScanReply, err error) {
 	const op = "metadata.Scan"
 	lower, upper, err := scanSpan(m)
@@ -68,6 +69,7 @@ func (a *Acceptor) Scan(ctx context.Context, m *ScanRequest) (reply *ScanReply, 
 	if err := it.Err(); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
+	reply.Over = *a.over.Load() // now, as no wedge waits for readers
 	return reply, nil
 }
 

@@ -1,6 +1,10 @@
 package metadata
 
-import "google.golang.org/protobuf/encoding/protowire"
+import (
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/ostraka/ostraka/placement"
+)
 
 // AppendTo appends the encoding of h.
 func (h *Header) AppendTo(b []byte) []byte {
@@ -555,7 +559,17 @@ func (m *ScanReply) AppendTo(b []byte) []byte {
 			return putRow(b, 3, e.Row)
 		})
 	}
-	return putBool(b, 2, m.Truncated)
+	b = putBool(b, 2, m.Truncated)
+	if len(m.Over) == 0 {
+		return b
+	}
+	over := make([]uint64, 0, 2*len(m.Over)) // by turns: the step from the partition before, and the epoch
+	var last uint32
+	for _, o := range m.Over {
+		over = append(over, uint64(o.Partition-last), o.Epoch)
+		last = o.Partition
+	}
+	return putUints(b, 3, over)
 }
 
 // Unmarshal replaces m by what AppendTo wrote.
@@ -570,12 +584,32 @@ func (m *ScanReply) Unmarshal(b []byte) error {
 			}
 		case 2:
 			m.Truncated = f.bool()
+		case 3:
+			m.Over = f.ended()
 		default:
 			return false
 		}
 		return true
 	})
 	return err
+}
+
+// ended reads the list of ScanReply.Over.
+func (f *field) ended() []EndedEpoch {
+	list := f.uints(2 << placement.MaxBits)
+	over := make([]EndedEpoch, 0, len(list)/2)
+	at := uint64(0)
+	for i := 0; i+1 < len(list); i += 2 {
+		if at += list[i]; list[i] >= 1<<placement.MaxBits || at >= 1<<placement.MaxBits || i > 0 && list[i] == 0 {
+			break
+		}
+		over = append(over, EndedEpoch{uint32(at), list[i+1]})
+	}
+	if len(list) == 0 || 2*len(over) != len(list) {
+		f.fail("malformed list")
+		return nil
+	}
+	return over
 }
 
 func (e *ScanEntry) unmarshal(b []byte) error {

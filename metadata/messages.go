@@ -178,6 +178,15 @@ type ScanEntry struct {
 type ScanReply struct {
 	Entries   []ScanEntry
 	Truncated bool
+	// Over lists the partitions whose epochs ended on this drive, in their order, as of the end of the page.
+	// A reader for whom one of these epochs is the present one does not see what was written since.
+	Over []EndedEpoch
+}
+
+// EndedEpoch says that a drive serves neither Epoch of a partition nor any before it.
+type EndedEpoch struct {
+	Partition uint32
+	Epoch     uint64
 }
 
 // FenceRequest stores {bucket, epoch}: the drive refuses older Prepares and Accepts from now on.

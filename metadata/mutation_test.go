@@ -39,13 +39,14 @@ var mutants = []mutant{
 	{"the last write wins", mutations{lastWriteWins: true}, 3, 17, 4000},
 	{"a delta is applied to whatever is there", mutations{blindDelta: true}, 3, 45, 4000},
 	{"a change of membership wedges n−W+1 members", mutations{wedgeTooFew: true}, 1, 968, 20000},
-	{"a mover does not know what was published before its term", mutations{staleMover: true}, 2, 13, 10000},
+	{"a listing hears drives on which the epochs of its layout are over", mutations{staleList: true}, 0, 500009836, 20000},
+	{"a mover does not know what was published before its term", mutations{staleMover: true}, 2, 135, 10000},
 	{"what was let go of is garbage though its writer proposed it again", mutations{keepNamed: true}, 2, 274168, 200},
 }
 
 // moves reports whether m breaks changes of membership.
 func (m mutations) moves() bool {
-	return m.wedgeTooFew || m.noFloorTravels || m.noReballot || m.noLevel || m.noVoid || m.staleMover
+	return m.wedgeTooFew || m.noFloorTravels || m.noReballot || m.noLevel || m.noVoid || m.staleMover || m.staleList
 }
 
 // unshown are the mutations for which no schedule was found so far, in the configuration named and as many

@@ -185,7 +185,8 @@ func (l *listing) members() func(key []byte, drive uint16) bool {
 
 // Scan lists registers in the order of their keys, with their chosen states; objects without a
 // current version with content are left out, and so are uploads and parts that are gone. Common
-// prefixes have a live key under them. Errors are those of Read.
+// prefixes have a live key under them. Errors are those of Read; Stale if any partition of the layout is in a newer
+// epoch, or between two.
 func (c *Client) Scan(ctx context.Context, cover placement.Cover, o ScanOptions) (ScanPage, error) {
 	if err := c.enter("metadata.Scan"); err != nil {
 		return ScanPage{}, err
@@ -256,9 +257,27 @@ func (l *listing) request() ScanRequest {
 	return m
 }
 
-// gather asks the drives of the cover, and others in place of those that fail.
+// overtaken reports whether an epoch, as the reader knows it, is over on a drive that counts in it: then what was
+// written since may be missing in what the drive said. group is false for a partition that there is not.
+func overtaken(r *ScanReply, drive uint16, group func(partition uint32) (placement.Group, bool)) bool {
+	for _, o := range r.Over {
+		if g, ok := group(o.Partition); ok && g.Epoch <= o.Epoch && g.Position(drive) >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// gather asks the drives of the cover, and others in place of those that fail. The error is Stale if the
+// layout is too old, or a partition between two epochs.
 func (l *listing) gather(ctx context.Context, m *ScanRequest) (sources []scanSource, err error) {
-	ask := l.cover.Drives()
+	ask, lay := l.cover.Drives(), l.cover.Layout()
+	group := func(partition uint32) (placement.Group, bool) {
+		if partition >= lay.Partitions() {
+			return placement.Group{}, false
+		}
+		return lay.Group(partition), true
+	}
 	for {
 		replies := make([]*ScanReply, len(ask))
 		var wg sync.WaitGroup
@@ -276,9 +295,12 @@ func (l *listing) gather(ctx context.Context, m *ScanRequest) (sources []scanSou
 		}
 		var failed []uint16
 		for i, r := range replies {
-			if r == nil {
+			switch {
+			case r == nil:
 				failed = append(failed, ask[i])
-			} else {
+			case overtaken(r, ask[i], group):
+				return nil, errs.E("metadata.Scan", errs.Stale, "the drives serve another epoch of a partition")
+			default:
 				sources = append(sources, scanSource{ask[i], r})
 			}
 		}

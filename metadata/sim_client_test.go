@@ -679,6 +679,12 @@ func (c *proc) scan(after []byte, fence uint64, each func(reg *register, row *Ro
 			}
 			return a.Scan(context.Background(), m)
 		}, func(r *ScanReply, err error) {
+			if c.on(stage) && err == nil && overtaken(simCarry(s, r), uint16(i), func(p uint32) (placement.Group, bool) { return c.layout[p], true }) {
+				if c.relisten() {
+					c.scan(after, fence, each, then)
+				}
+				return
+			}
 			if !c.on(stage) || err != nil || slices.ContainsFunc(scans, func(x scanSource) bool { return x.drive == uint16(i) }) {
 				return
 			}
@@ -688,6 +694,16 @@ func (c *proc) scan(after []byte, fence uint64, each func(reg *register, row *Ro
 			}
 		})
 	}
+}
+
+// relisten looks at the layout again for a listing, and says whether it is worth another try.
+func (c *proc) relisten() bool {
+	if !c.behind() {
+		return false
+	}
+	c.layout = slices.Clone(c.view().layout)
+	c.follows++
+	return c.follows < 6
 }
 
 // covered says whether a read quorum of each partition was heard.
