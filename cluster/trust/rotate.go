@@ -22,11 +22,11 @@ func (s *State) Due(now time.Time) (authority, gossip bool) {
 // during the whole rotation joins again with the secret. Otherwise it ends with errs.Precondition.
 func (s *State) AdvanceAuthority(now time.Time, everyone bool) (*State, error) {
 	const op = "trust.AdvanceAuthority"
-	if err := s.ready(op, s.authorityStep, everyone); err != nil {
+	if err := ready(op, s.authorityStep, everyone); err != nil {
 		return nil, err
 	}
-	if left := s.since(s.authorityStep, now); s.authorityStep.phase == Switched && left < NodeLife {
-		return nil, errs.E(op, errs.Precondition, fmt.Sprintf("certificates of the former authority may be in use for another %s", (NodeLife-left).Round(time.Minute)))
+	if age := s.authorityStep.age(now); s.authorityStep.phase == Switched && age < NodeLife {
+		return nil, errs.E(op, errs.Precondition, fmt.Sprintf("certificates of the former authority may be in use for another %s", (NodeLife-age).Round(time.Minute)))
 	}
 	return s.advanceAuthority(op, now)
 }
@@ -60,7 +60,7 @@ func (s *State) advanceAuthority(op string, now time.Time) (*State, error) {
 // after the first need that everyone holds this very state; otherwise it ends with errs.Precondition.
 func (s *State) AdvanceGossip(now time.Time, everyone bool) (*State, error) {
 	const op = "trust.AdvanceGossip"
-	if err := s.ready(op, s.gossipStep, everyone); err != nil {
+	if err := ready(op, s.gossipStep, everyone); err != nil {
 		return nil, err
 	}
 	c, err := s.change(op, now)
@@ -78,16 +78,14 @@ func (s *State) AdvanceGossip(now time.Time, everyone bool) (*State, error) {
 }
 
 // ready reports whether a step may be taken as far as others are concerned: the first may always.
-func (s *State) ready(op string, r rotation, everyone bool) error {
+func ready(op string, r rotation, everyone bool) error {
 	if r.phase == Settled || everyone {
 		return nil
 	}
 	return errs.E(op, errs.Precondition, "not every process of the cluster has followed the last step")
 }
 
-func (s *State) since(r rotation, now time.Time) time.Duration {
-	return now.Sub(time.Unix(r.since, 0))
-}
+func (r rotation) age(now time.Time) time.Duration { return now.Sub(time.Unix(r.since, 0)) }
 
 func (r rotation) next(now time.Time) rotation {
 	return rotation{phase: (r.phase + 1) % (Switched + 1), since: now.Unix()}
