@@ -411,9 +411,6 @@ func (k *Control) handleEvacuate(ctx context.Context, payload []byte, r *reply) 
 	if k.leader() == nil {
 		return nil
 	}
-	r.leads = true
-	if err := k.evacuateHere(ctx, uint16(v)); err != nil {
-		r.failed = outcome(err)
-	}
+	k.answer(r, k.evacuateHere(ctx, uint16(v)))
 	return nil
 }

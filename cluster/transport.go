@@ -53,8 +53,7 @@ func (t *transport) pass(from <-chan raft.RPC) {
 		case rpc := <-from:
 			select {
 			case t.rpcs <- rpc:
-			case <-t.ended:
-				rpc.Respond(nil, raft.ErrTransportShutdown)
+			case <-t.ended: // who sent it waits no longer than for one that is lost
 				return
 			}
 		case <-t.ended:

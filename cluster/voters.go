@@ -228,6 +228,9 @@ func (k *Control) evacuateHere(ctx context.Context, num uint16) error {
 		var done bool
 		var err error
 		if k.clustered() {
+			if k.leader() == nil { // it let another lead, perhaps because it was on that drive
+				return raft.ErrNotLeader
+			}
 			done, err = k.moveAway(num)
 		} else {
 			done, err = k.moveVoter(bad)
@@ -245,7 +248,9 @@ func (k *Control) evacuateHere(ctx context.Context, num uint16) error {
 		}
 	}
 	v := k.leader()
-	if v == nil {
+	if v == nil && k.clustered() {
+		return raft.ErrNotLeader
+	} else if v == nil {
 		return errNoLeader
 	}
 	f := v.raft.GetConfiguration()
