@@ -162,7 +162,7 @@ type Healer struct {
 	returned returned
 	rebuilds map[uint64]*rebuild // by replacement
 	moving   moving
-	ended    []Job               // newest first
+	ended    []Job // newest first
 	check    check
 	scrubs   map[uint16]*scrubbing
 	tombs    tombs
