@@ -8,7 +8,9 @@
 //   - the quorum formulas W, R, Z and k+r of the register (docs/protocol.md);
 //   - the hashes key → partition, key → digest slice, (data id, chunk) → partition and data id →
 //     positions. They are part of the format: data are found by them, so they never change;
-//   - the layout, the steps in which one drive takes the place of another, and the encoding.
+//   - the layout, the steps in which one drive takes the place of another, and the encoding;
+//   - the plan: from a layout and a goal to the fewest moves (plan_make.go; flow.go for how many
+//     places a drive is to have, plan_shuffle.go for which ones).
 //
 // It never decides whether a drive is alive, and never changes a layout: a change is a new
 // Layout with the next number, made because an operator asked for it.
