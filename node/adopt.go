@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"slices"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/internal/errs"
@@ -259,4 +262,11 @@ func (s *Set) Recruit(ctx context.Context, paths []string, number func(context.C
 		s.log.Info("new drive of the cluster", "path", n.Path, "drive", nums[i])
 	}
 	return nil
+}
+
+// NoDrives is the Set of a process without drives.
+func NoDrives() *Set {
+	s := &Set{o: Options{WatchEvery: -1}, fs: vfs.Default, log: slog.New(slog.DiscardHandler), byNum: map[uint16]*slot{}, gone: map[uint16]bool{}}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
 }

@@ -24,22 +24,15 @@ type control struct {
 
 var _ object.Control = (*control)(nil)
 
-// openControl opens the control plane on the drives that are there; at the first start it makes
-// the cluster.
+// openControl opens the control plane of a process that is alone on the drives that are there; at the first start it makes
+// the store.
 func (s *stack) openControl(ctx context.Context, cfg *config.Server, want erasure.Profile, log *slog.Logger) error {
-	var stores []cluster.DriveStore
-	for _, d := range s.set.Open() {
-		stores = append(stores, cluster.DriveStore{Num: d.Num(), KV: d.Control()})
-	}
-	c, err := cluster.Open(ctx, cluster.Config{Drives: stores, Logger: log})
-	if err != nil {
+	if err := s.openCopies(ctx, nil, log); err != nil {
 		return err
 	}
-	s.control = &control{Control: c, account: s.account()}
-	s.onClose(func(context.Context) error { c.Close(); return nil })
-	if !c.State().Initialized() {
+	if !s.control.State().Initialized() {
 		if !s.set.Forming() {
-			return errs.E("server", errs.Corrupt, "no drive that is here has a readable copy of the control plane; bring more drives of the store")
+			return errNoCopy()
 		}
 		if err := s.form(ctx, cfg, want); err != nil {
 			return err
@@ -50,6 +43,37 @@ func (s *stack) openControl(ctx context.Context, cfg *config.Server, want erasur
 			return err
 		}
 	}
+	return s.useControl(cfg, want, log)
+}
+
+func errNoCopy() error {
+	return errs.E("server", errs.Corrupt, "no drive that is here has a readable copy of the control plane; bring more drives of the store")
+}
+
+// openCopies opens the control plane on the drives that are there. m is nil for a process that is alone.
+func (s *stack) openCopies(ctx context.Context, m *mesh, log *slog.Logger) error {
+	var stores []cluster.DriveStore
+	for _, d := range s.set.Open() {
+		stores = append(stores, cluster.DriveStore{Num: d.Num(), KV: d.Control()})
+	}
+	cfg := cluster.Config{Drives: stores, Logger: log}
+	if m != nil {
+		cfg.Network, cfg.Peers = m, m.reachable
+	}
+	c, err := cluster.Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	s.control = &control{Control: c, account: s.account()}
+	s.onClose(func(context.Context) error { c.Close(); return nil })
+	if m != nil {
+		m.control.Store(c)
+	}
+	return nil
+}
+
+// useControl takes the control plane, which knows a layout, into use: from here on the drives serve.
+func (s *stack) useControl(cfg *config.Server, want erasure.Profile, log *slog.Logger) error {
 	if have := s.layout().Profile(); cfg.Profile != "" && have != want {
 		return errs.E("server", errs.Invalid, fmt.Sprintf("the store was formed with profile %s, and --profile asks for %s", have, want))
 	}
@@ -80,7 +104,13 @@ func (s *stack) openControl(ctx context.Context, cfg *config.Server, want erasur
 func (s *stack) form(ctx context.Context, cfg *config.Server, want erasure.Profile) error {
 	var list []placement.Drive
 	for _, f := range s.set.Founders() {
-		list = append(list, placement.Drive{Num: f.Num, ID: f.Drive})
+		d := placement.Drive{Num: f.Num, ID: f.Drive}
+		if cfg.InCluster() { // others of other sizes will come
+			if local, ok := s.set.Local(f.Num); ok {
+				d.Capacity = local.Info().Total
+			}
+		}
+		list = append(list, d)
 	}
 	l, err := placement.NewLayout(list, want, placement.DefaultBits)
 	if err == nil && cfg.RRSProfile != "" {

@@ -92,7 +92,7 @@ Start with: ostraka server --help`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &errs.Error{Op: c.CommandPath(), Kind: errs.Invalid, Msg: fmt.Sprintf("%v; see %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(serverCommand(p), adminCommand(p), benchCommand(p), versionCommand(p))
+	root.AddCommand(serverCommand(p), gatewayCommand(p), nodeCommand(p), adminCommand(p), benchCommand(p), versionCommand(p))
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0

@@ -39,6 +39,11 @@ long as enough are there; one that comes back is taken in while the server runs.
 Root keys come from OSTRAKA_ROOT_ACCESS_KEY and OSTRAKA_ROOT_SECRET_KEY. Without them the first start
 makes a pair and keeps it in ` + rootkeys.FileName + ` on each drive, readable by its owner only.
 
+With --node-address it is a node of a cluster. The first one makes the cluster, and the file of
+--cluster-secret-file with it; a store that was alone becomes one in the same way. The others join, with
+empty directories, --join and a copy of that file. To start again neither is needed. docs/cluster.md is
+the whole story.
+
 Every flag can be set by the environment (--cache-size is OSTRAKA_CACHE_SIZE) and in the file of
 --config (cache-size:). A flag wins over the environment, and the environment over the file.`,
 		Example: `  # four directories: two may be lost without losing data
@@ -51,21 +56,55 @@ Every flag can be set by the environment (--cache-size is OSTRAKA_CACHE_SIZE) an
   # twelve drives with four parity shards, buckets also at bucket.s3.example.net
   ostraka server --profile 8+4 --domain s3.example.net '/mnt/d{01...12}'
 
+  # the first node of a cluster, and one that joins it
+  ostraka server --node-address 10.0.0.1:7000 --cluster-secret-file /etc/ostraka/secret '/mnt/d{1...4}'
+  ostraka server --node-address 10.0.0.2:7000 --cluster-secret-file /etc/ostraka/secret --join 10.0.0.1:7000 '/mnt/d{1...4}'
+
   # everything in a file
   ostraka server --config /etc/ostraka.yaml`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, warnings, err := config.Load(config.Sources{Flags: cmd.Flags(), Environ: p.environ, Read: os.ReadFile, Args: args})
-			if err != nil {
-				return err
-			}
-			log := newLogger(p.stderr, cfg)
-			for _, w := range warnings {
-				log.Warn("environment: " + w)
-			}
-			return runServer(cmd.Context(), p, cfg, log)
-		},
 	}
-	config.AddFlags(c.Flags(), config.ServerRole)
+	return roleCommand(p, c, config.ServerRole)
+}
+
+func gatewayCommand(p process) *cobra.Command {
+	return roleCommand(p, &cobra.Command{
+		Use:   "gateway [flags]",
+		Short: "Serve the S3 API without drives, over those of a cluster",
+		Long: `Serves the S3 API over the drives of a cluster's other nodes. It keeps nothing: each start joins anew, with
+--join and --cluster-secret-file, and root keys come from the cluster unless they are given.`,
+		Example: `  ostraka gateway --address :9000 --node-address 10.0.0.9:7000 --join 10.0.0.1:7000,10.0.0.2:7000 --cluster-secret-file /etc/ostraka/secret`,
+	}, config.GatewayRole)
+}
+
+func nodeCommand(p process) *cobra.Command {
+	return roleCommand(p, &cobra.Command{
+		Use:   "node [flags] DRIVE...",
+		Short: "Serve drives to the other nodes of a cluster, and no S3",
+		Long: `Serves its directories, the drives, to the gateways and servers of a cluster. On --address it answers health,
+metrics and the admin commands only. For directories, joining and starting again see ostraka server --help.`,
+		Example: `  ostraka node --node-address 10.0.0.4:7000 --join 10.0.0.1:7000 --cluster-secret-file /etc/ostraka/secret --zone rack-2 '/mnt/d{1...4}'`,
+	}, config.NodeRole)
+}
+
+// roleCommand is a command that runs a role.
+func roleCommand(p process, c *cobra.Command, role config.Role) *cobra.Command {
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		cfg, warnings, err := config.Load(config.Sources{Role: role, Flags: cmd.Flags(), Environ: p.environ, Read: os.ReadFile, Args: args})
+		if err != nil {
+			return err
+		}
+		if cfg.InCluster() && cfg.Name == "" {
+			if host, err := os.Hostname(); err == nil {
+				cfg.Name = host[:min(len(host), config.MaxName)]
+			}
+		}
+		log := newLogger(p.stderr, cfg)
+		for _, w := range warnings {
+			log.Warn("environment: " + w)
+		}
+		return runServer(cmd.Context(), p, cfg, log)
+	}
+	config.AddFlags(c.Flags(), role)
 	return c
 }
 
@@ -93,7 +132,14 @@ func runServer(ctx context.Context, p process, cfg *config.Server, log *slog.Log
 		return &errs.Error{Op: "server", Kind: errs.Invalid, Msg: "cannot listen on " + cfg.Address, Err: err}
 	}
 	defer l.Close() // a second time after serve, harmlessly
-	s, err := open(ctx, cfg, log)
+	var nodes net.Listener
+	if cfg.InCluster() {
+		if nodes, err = net.Listen("tcp", cfg.NodeAddress); err != nil {
+			return &errs.Error{Op: "server", Kind: errs.Invalid, Msg: "cannot listen on " + cfg.NodeAddress + " for other nodes", Err: err}
+		}
+		defer nodes.Close() // likewise
+	}
+	s, err := open(ctx, cfg, nodes, log)
 	if err != nil {
 		return err
 	}
@@ -131,17 +177,30 @@ func (s *stack) banner(w io.Writer, cfg *config.Server, addr net.Addr) error {
 	url := scheme + "://" + dialable(addr)
 	var text bytes.Buffer // printed in one piece
 	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "ostraka %s serves S3 on %s (region %s)\n", version, url, cfg.Region)
-	fmt.Fprintf(t, "  drives\t%s\n", strings.Join(driveLines(s.set.Status()), "\n  \t"))
+	if cfg.Role == config.NodeRole {
+		fmt.Fprintf(t, "ostraka %s serves drives to other nodes on %s\n", version, cfg.Advertise)
+	} else {
+		fmt.Fprintf(t, "ostraka %s serves S3 on %s (region %s)\n", version, url, cfg.Region)
+	}
+	if lines := driveLines(s.set.Status()); len(lines) > 0 {
+		fmt.Fprintf(t, "  drives\t%s\n", strings.Join(lines, "\n  \t"))
+	}
+	if s.mesh != nil {
+		fmt.Fprintf(t, "  cluster\t%s, of %d nodes with %d drives; others join with --join %s\n", s.set.Cluster(), len(s.control.State().Nodes()), len(s.layout().Drives()), cfg.Advertise)
+	}
 	fmt.Fprintf(t, "  profile\t%s\n", describe(s.layout()))
 	try := "aws --endpoint-url " + url + " s3 ls"
-	if s.keysFrom == "" {
+	if cfg.Role == config.GatewayRole && cfg.RootAccessKey == "" {
+		fmt.Fprintf(t, "  root keys\tthose of the cluster (the access key is %s)\n", s.access)
+	} else if s.keysFrom == "" {
 		fmt.Fprintf(t, "  root keys\tas given (OSTRAKA_ROOT_ACCESS_KEY is %s)\n", s.access)
 	} else {
 		fmt.Fprintf(t, "  root keys\tin %s, the same on every drive, readable by you only\n", s.keysFrom)
 		try = fmt.Sprintf("eval \"$(%s admin keys %s)\" && %s", os.Args[0], filepath.Dir(s.keysFrom), try)
 	}
-	fmt.Fprintf(t, "  try\t%s\n", try)
+	if cfg.Role != config.NodeRole {
+		fmt.Fprintf(t, "  try\t%s\n", try)
+	}
 	fmt.Fprintf(t, "  operate\t%s/-/ready, %s/-/metrics, ostraka admin status --endpoint %s\n", url, url, url)
 	if err := t.Flush(); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -44,7 +45,9 @@ const (
 
 // stack is everything of a running server between its drives and its listener.
 type stack struct {
-	set     *node.Set
+	set     *node.Set   // the drives of this process
+	fleet   *node.Fleet // all drives
+	mesh    *mesh       // nil for a process that is alone
 	control *control
 	meta    *metadata.Client
 	store   *object.Store
@@ -68,8 +71,9 @@ type stack struct {
 // layout is the current layout; never nil once open has returned.
 func (s *stack) layout() *placement.Layout { return s.control.Layout() }
 
-// open builds the stack, from the drives up. What it opened is closed again if it fails.
-func open(ctx context.Context, cfg *config.Server, log *slog.Logger) (_ *stack, err error) {
+// open builds the stack, from the drives up. What it opened is closed again if it fails. nodes is the listener
+// for other nodes; nil for a process that is alone.
+func open(ctx context.Context, cfg *config.Server, nodes net.Listener, log *slog.Logger) (_ *stack, err error) {
 	s := new(stack)
 	defer func() {
 		if err != nil {
@@ -85,7 +89,12 @@ func open(ctx context.Context, cfg *config.Server, log *slog.Logger) (_ *stack, 
 	if err := s.openDrives(ctx, cfg, log); err != nil {
 		return nil, err
 	}
-	if err := s.openControl(ctx, cfg, want, log); err != nil {
+	if cfg.InCluster() {
+		err = s.openCluster(ctx, cfg, nodes, want, log)
+	} else {
+		err = s.openAlone(ctx, cfg, want, log)
+	}
+	if err != nil {
 		return nil, err
 	}
 	keys, err := s.rootKeys(ctx, cfg, log)
@@ -93,7 +102,7 @@ func open(ctx context.Context, cfg *config.Server, log *slog.Logger) (_ *stack, 
 		return nil, err
 	}
 	s.openStore(cfg, log)
-	s.startHeal(ctx, log)
+	s.startHeal(ctx, cfg, log)
 	s.openFront(cfg, keys, log)
 	return s, nil
 }
@@ -113,11 +122,14 @@ func (s *stack) onClose(f func(context.Context) error) { s.cleanups = append(s.c
 // wantedProfile is what the configuration asks for a new store: refused before any drive is
 // formatted if the drives do not suffice for it.
 func wantedProfile(cfg *config.Server) (erasure.Profile, error) {
+	if cfg.Role == config.GatewayRole {
+		return erasure.Profile{}, nil
+	}
 	if cfg.Profile == "" {
 		return placement.DefaultProfile(len(cfg.Drives))
 	}
 	p, err := parseProfile(cfg.Profile)
-	if err == nil && p.N() > len(cfg.Drives) {
+	if err == nil && p.N() > len(cfg.Drives) && len(cfg.Join) == 0 {
 		err = errs.E("server", errs.Invalid, fmt.Sprintf("profile %s needs %d drives, and %d are named", cfg.Profile, p.N(), len(cfg.Drives)))
 	}
 	return p, err
@@ -133,8 +145,14 @@ func parseProfile(text string) (erasure.Profile, error) {
 }
 
 func (s *stack) openDrives(ctx context.Context, cfg *config.Server, log *slog.Logger) error {
+	if cfg.Role == config.GatewayRole {
+		s.set = node.NoDrives()
+		s.onClose(s.set.Close)
+		return nil
+	}
 	set, err := node.OpenSet(ctx, cfg.Drives, node.Options{
 		Logger: log,
+		Join:   len(cfg.Join) > 0,
 		Disk:   disk.Options{MemTableSize: min(max(memTables/len(cfg.Drives), minMemTable), maxMemTable)},
 		OnLost: func(num uint16, err error) {
 			log.Warn("drive lost", "drive", num, "err", err)
@@ -157,6 +175,9 @@ func (s *stack) openDrives(ctx context.Context, cfg *config.Server, log *slog.Lo
 	}
 	s.set = set
 	s.onClose(set.Close)
+	if set.Fresh() {
+		return nil // they are about to join
+	}
 	for _, p := range set.Status() {
 		switch {
 		case p.State == node.PathEmpty && !p.Known:
@@ -169,10 +190,10 @@ func (s *stack) openDrives(ctx context.Context, cfg *config.Server, log *slog.Lo
 }
 
 // startHeal runs the repairs beside the requests.
-func (s *stack) startHeal(ctx context.Context, log *slog.Logger) {
+func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Logger) {
 	s.operator = newOperator(s.set, s.control, func() { s.healer.Load().Trigger() }, log)
 	h := heal.New(heal.Config{
-		Meta: s.meta, Layout: s.layout, Buckets: s.store, Drives: s.set, Logger: log,
+		Meta: s.meta, Layout: s.layout, Buckets: s.store, Drives: s.healDrives(), Logger: log,
 		Replacements: s.operator.forHealing, Control: movers{s.control.Control}, Fences: s.control.fences, Load: func() int { return int(s.inFlight.Load()) },
 		Settings: settingsOf(s.control.State()),
 		Local: func() []node.Drive {
@@ -185,8 +206,10 @@ func (s *stack) startHeal(ctx context.Context, log *slog.Logger) {
 	})
 	ctx, s.stopHeal = context.WithCancel(context.WithoutCancel(ctx))
 	s.healer.Store(h)
-	s.healing.Go(func() { h.Run(ctx) })
-	s.healing.Go(func() { s.operator.run(ctx) })
+	if cfg.Role != config.GatewayRole { // what is to be repaired lies on the drives, and so do those who repair it
+		s.healing.Go(func() { h.Run(ctx) })
+		s.healing.Go(func() { s.operator.run(ctx) })
+	}
 	s.onClose(func(ctx context.Context) error {
 		s.stopHeal()
 		s.healing.Wait()
@@ -200,14 +223,14 @@ func (s *stack) startHeal(ctx context.Context, log *slog.Logger) {
 }
 
 func (s *stack) openStore(cfg *config.Server, log *slog.Logger) {
-	s.meta = metadata.NewClient(metadata.ClientConfig{Replicas: s.set, Logger: log})
+	s.meta = metadata.NewClient(metadata.ClientConfig{Replicas: s.fleet, Logger: log})
 	s.onClose(s.meta.Close)
 	cache := int64(cfg.CacheSize)
 	if cache == 0 {
 		cache = -1 // off; 0 would mean the store's own default
 	}
 	s.store = object.New(object.Config{
-		Control: s.control, Drives: s.set, Meta: s.meta, Buffers: bufpool.New(bufpool.Options{MaxIdle: idleBuffers}), Logger: log,
+		Control: s.control, Drives: s.fleet, Meta: s.meta, Buffers: bufpool.New(bufpool.Options{MaxIdle: idleBuffers}), Logger: log,
 		CacheBytes: cache, MinPartSize: int64(cfg.TestMinPartSize), ChunkSize: int64(cfg.TestChunkSize),
 		OnRepair: func() {
 			if h := s.healer.Load(); h != nil {
@@ -224,7 +247,15 @@ func (s *stack) rootKeys(ctx context.Context, cfg *config.Server, log *slog.Logg
 	given := rootkeys.Keys{Access: cfg.RootAccessKey, Secret: string(cfg.RootSecretKey)}
 	if !given.IsZero() {
 		s.access = given.Access
-		return given, nil
+		return given, s.shareKeys(ctx, given, log)
+	}
+	if cfg.Role == config.GatewayRole {
+		keys, err := s.control.RootKeys(ctx)
+		if err == nil && keys.IsZero() {
+			err = errs.E("server", errs.Unavailable, "the cluster has no root keys yet: start a node that has drives and serves S3 first")
+		}
+		s.access = keys.Access
+		return keys, err
 	}
 	var dirs []string
 	for _, p := range s.set.Status() {
@@ -278,6 +309,10 @@ func (s *stack) openFront(cfg *config.Server, keys rootkeys.Keys, log *slog.Logg
 		Tuner: tuner{s.control.Control, s.healer.Load().Configure}, Usager: usager{s.store}, Drives: s.set, Samples: samples,
 		Inspector: s.store, Backlog: backlog, Verifier: adminVerifier, Ready: s.ready, Metrics: metrics.Handler(), Logger: log,
 	})
+	if cfg.Role == config.NodeRole {
+		s.handler = admin
+		return
+	}
 	s.handler = s.counted(s3api.New(s3api.Config{
 		Store: s3api.Adapt(s.store), Verifier: verifier, Authorizer: auth.RootOnly{}, Domains: cfg.Domains, Region: cfg.Region, AnyRegion: true,
 		Next: admin, Observer: metrics, Logger: log, MaxRequests: maxRequests, OwnerName: func(string) string { return "root" },
@@ -301,7 +336,13 @@ func (s *stack) counted(h http.Handler) http.Handler {
 func (s *stack) ready(context.Context) error {
 	l := s.layout()
 	q := placement.RecordQuorum(l.Profile(), l.Spread())
-	if open := len(s.set.Open()); open < q.R {
+	open := 0
+	for _, d := range l.Drives() {
+		if s.here(d.Num) {
+			open++
+		}
+	}
+	if open < q.R {
 		return errs.E("server", errs.Unavailable, fmt.Sprintf("%d of %d drives are here; reading needs %d", open, len(l.Drives()), q.R))
 	}
 	return nil

@@ -44,11 +44,10 @@ func (c *Cluster) GossipAdvertised() string {
 	return net.JoinHostPort(host, port)
 }
 
-// Limits of what a node says of itself.
-const (
-	maxName   = 48  // bytes of name and zone
-	maxExpect = 256 // nodes
-)
+// MaxName bounds the name and the zone of a node, in bytes.
+const MaxName = 48
+
+const maxExpect = 256 // nodes
 
 // foreign are the settings that a role does not have.
 var foreign = map[Role][]string{
@@ -128,8 +127,8 @@ func (s *Server) checkCluster() error {
 		return bad("a gateway keeps nothing: it needs join and cluster-secret-file at every start")
 	}
 	for name, text := range map[string]string{"name": c.Name, "zone": c.Zone} {
-		if len(text) > maxName || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return bad("%s %q is longer than %d bytes, or not printable", name, text, maxName)
+		if len(text) > MaxName || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return bad("%s %q is longer than %d bytes, or not printable", name, text, MaxName)
 		}
 	}
 	switch {

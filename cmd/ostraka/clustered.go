@@ -1,0 +1,507 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ostraka/ostraka/cluster"
+	"github.com/ostraka/ostraka/cluster/gossip"
+	"github.com/ostraka/ostraka/cluster/trust"
+	"github.com/ostraka/ostraka/disk"
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/heal"
+	"github.com/ostraka/ostraka/internal/config"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/internal/rootkeys"
+	"github.com/ostraka/ostraka/internal/rpc"
+	"github.com/ostraka/ostraka/node"
+)
+
+// How a process becomes, or is again, a node of a cluster. Which of the three it is follows from what its
+// drives hold:
+//
+//   - Their copy of the control plane knows the cluster: it starts again. Certificates come from that copy, addresses
+//     too, and nobody has to be there.
+//   - They are empty (or there are none, of a gateway) and --join is given: it joins. The secret brings a certificate,
+//     gossip the others, they the control plane; then the directories get numbers and identities (node.Recruit).
+//   - They are a store that is alone, or empty without --join: it is the first node. The store is formed as ever, then it
+//     becomes a cluster of one.
+//
+// Each step may be repeated, and is at the next start if a crash came between.
+
+const (
+	askEvery    = time.Second     // what needs the leader is tried again
+	watchEvery  = time.Second     // besides when something is told
+	tellTimeout = 5 * time.Second // new tags
+)
+
+// openAlone opens the control plane of a process that is no node of a cluster.
+func (s *stack) openAlone(ctx context.Context, cfg *config.Server, want erasure.Profile, log *slog.Logger) error {
+	if id := s.set.Node(); !id.IsZero() {
+		return errs.E("server", errs.Invalid, fmt.Sprintf("the drives belong to node %s of a cluster: start it with --node-address, as before", id))
+	}
+	s.fleet = node.NewFleet(node.FleetConfig{Local: s.set})
+	return s.openControl(ctx, cfg, want, log)
+}
+
+// openCluster brings this process into its cluster.
+func (s *stack) openCluster(ctx context.Context, cfg *config.Server, ln net.Listener, want erasure.Profile, log *slog.Logger) error {
+	self := s.set.Node()
+	if self.IsZero() {
+		self = disk.NewID()
+	}
+	m := newMesh(cfg, ln, self, log.With("node", self.String()[:8]))
+	s.mesh = m
+	s.onClose(m.close)
+	s.fleet = node.NewFleet(node.FleetConfig{Self: self, Local: s.set, Client: m.client})
+	if s.set.Fresh() {
+		return s.joinCluster(ctx, cfg, want, log)
+	}
+	if err := s.openCopies(ctx, m, log); err != nil {
+		return err
+	}
+	st := s.control.State()
+	switch raw, _ := st.Trust(); {
+	case raw != nil:
+		t, err := trust.Decode(raw)
+		if err != nil {
+			return err
+		}
+		log.Info("this node starts again", "node", self, "cluster", disk.ID(t.Cluster()))
+		if err := m.begin(t, nil, gossipOf(st), s.tags(), s.set.Shards); err != nil {
+			return err
+		}
+		if err := s.set.SetNode(self); err != nil {
+			return err
+		}
+	case !st.Initialized() && !s.set.Forming():
+		// Its copies are not there yet, because joining was cut short, or not there any more.
+		if len(cfg.Join) == 0 {
+			return errors.Join(errNoCopy(), errs.E("server", errs.Invalid, "or let the node join again, with --join"))
+		}
+		if err := s.enter(ctx, cfg, log); err != nil {
+			return err
+		}
+	case len(cfg.Join) > 0:
+		return errs.E("server", errs.Invalid, "these drives are a store of their own: it cannot join another one; --join wants empty directories")
+	default:
+		if err := s.found(ctx, cfg, want, log); err != nil {
+			return err
+		}
+	}
+	return s.goOn(ctx, cfg, want, log)
+}
+
+// joinCluster brings empty directories, or none, into the cluster of --join.
+func (s *stack) joinCluster(ctx context.Context, cfg *config.Server, want erasure.Profile, log *slog.Logger) error {
+	grant, err := s.mesh.join(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.admitted(grant); err != nil {
+		return err
+	}
+	if err := s.openCopies(ctx, s.mesh, log); err != nil {
+		return err
+	}
+	if err := s.becomeKnown(ctx, cfg, log); err != nil {
+		return err
+	}
+	return s.goOn(ctx, cfg, want, log)
+}
+
+// enter lets a node whose copies of the control plane are missing join again.
+func (s *stack) enter(ctx context.Context, cfg *config.Server, log *slog.Logger) error {
+	grant, err := s.mesh.join(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.admitted(grant); err != nil {
+		return err
+	}
+	return s.becomeKnown(ctx, cfg, log)
+}
+
+// admitted opens the ports of a process that was let in.
+func (s *stack) admitted(grant *trust.Grant) error {
+	if err := s.set.Enter(grant.State.Cluster(), s.mesh.self); err != nil {
+		return err
+	}
+	return s.mesh.begin(grant.State, grant.Certificate, grant.Addresses, s.tags(), s.set.Shards)
+}
+
+// becomeKnown waits until the control plane knows this node, and this node the control plane, and gives the empty
+// directories their places in it.
+func (s *stack) becomeKnown(ctx context.Context, cfg *config.Server, log *slog.Logger) error {
+	err := s.insist(ctx, log, "the control plane does not take this node yet; it is asked until it does", func() error {
+		if err := s.control.PutNode(ctx, s.self(cfg)); err != nil {
+			return err
+		}
+		return s.control.Refresh(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	st := s.control.State()
+	for _, n := range st.Nodes() {
+		if cfg.Role != config.GatewayRole && n.ID != s.mesh.self && n.Address == cfg.Advertise && len(st.DrivesOf(n.ID)) > 0 && s.set.Fresh() {
+			return errs.E("server", errs.Precondition, fmt.Sprintf("at %s was node %s, with %d drives, and all directories here are empty: are their disks mounted? "+
+				"If its drives are lost, give the new node another --node-address", n.Address, nodeName(n), len(st.DrivesOf(n.ID))))
+		}
+	}
+	return s.recruit(ctx, log)
+}
+
+// recruit makes the directories that are about to become drives of this node.
+func (s *stack) recruit(ctx context.Context, log *slog.Logger) error {
+	paths, err := s.set.Unfinished()
+	if err != nil || len(paths) == 0 {
+		return err
+	}
+	s.watching.Store(s.control) // it is told of each drive that is opened
+	return s.insist(ctx, log, "the control plane gives the new drives no numbers yet; it is asked until it does", func() error {
+		return s.set.Recruit(ctx, paths, func(ctx context.Context, list []node.Newcomer) ([]uint16, error) {
+			var drives []cluster.NewDrive
+			for _, n := range list {
+				drives = append(drives, cluster.NewDrive{ID: n.Drive, Capacity: n.Capacity})
+			}
+			return s.control.AddDrives(ctx, s.mesh.self, drives)
+		})
+	})
+}
+
+// insist calls f until it succeeds, or fails for another reason than that nobody answers.
+func (s *stack) insist(ctx context.Context, log *slog.Logger, waiting string, f func() error) error {
+	for last := ""; ; {
+		err := f()
+		switch errs.KindOf(err) {
+		case errs.Unavailable, errs.Timeout, errs.Unknown:
+		default:
+			return err
+		}
+		if text := errs.Public(err); text != last {
+			log.Warn(waiting, "err", err)
+			last = text
+		}
+		if !pause(ctx, askEvery) {
+			return errs.Wrap("server", ctx.Err())
+		}
+	}
+}
+
+// found makes this process the first node of a cluster.
+func (s *stack) found(ctx context.Context, cfg *config.Server, want erasure.Profile, log *slog.Logger) error {
+	m := s.mesh
+	if cfg.Role == config.GatewayRole {
+		return errs.E("server", errs.Invalid, "a gateway makes no cluster")
+	}
+	if cfg.SecretFile == "" {
+		return errs.E("server", errs.Invalid, "to make a cluster --cluster-secret-file is needed: a file that is not there is made, with a new secret; to join one --join is needed as well")
+	}
+	secret, err := m.readSecret()
+	if err == nil && secret.IsZero() {
+		secret, err = m.makeSecret()
+	}
+	if err != nil {
+		return err
+	}
+	if !s.control.State().Initialized() {
+		if err := s.form(ctx, cfg, want); err != nil {
+			return err
+		}
+	}
+	if s.set.Forming() {
+		if err := s.set.MarkFormed(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.set.SetNode(m.self); err != nil {
+		return err
+	}
+	t, err := trust.New(s.set.Cluster(), secret, time.Now())
+	if err != nil {
+		return err
+	}
+	if err := persist(ctx, func() error { return s.control.BecomeCluster(ctx, s.self(cfg)) }); err != nil {
+		return err
+	}
+	// The commit point: from here on the cluster can be joined.
+	if err := persist(ctx, func() error { return s.control.PutTrust(ctx, t.AppendTo(nil), 0) }); err != nil {
+		return err
+	}
+	log.Info("the cluster was made; other nodes join with", "join", cfg.Advertise, "cluster", s.set.Cluster())
+	return m.begin(t, nil, nil, s.tags(), s.set.Shards)
+}
+
+// goOn takes the control plane into use, and looks after the cluster from then on.
+func (s *stack) goOn(ctx context.Context, cfg *config.Server, want erasure.Profile, log *slog.Logger) error {
+	if err := s.useControl(cfg, want, log); err != nil {
+		return err
+	}
+	s.locate()
+	m := s.mesh
+	m.running.Go(func() { s.watch(m.ctx, cfg, log) })
+	m.running.Go(func() { s.tend(m.ctx, cfg, log) })
+	return nil
+}
+
+// self is this node as the control plane keeps it.
+func (s *stack) self(cfg *config.Server) cluster.Node {
+	n := cluster.Node{ID: s.mesh.self, Name: cfg.Name, Zone: cfg.Zone, Address: cfg.Advertise, Gossip: cfg.GossipAdvertised()}
+	if cfg.Role != config.NodeRole {
+		n.Roles |= cluster.RoleGateway
+		n.S3 = s3Address(cfg)
+	}
+	if cfg.Role != config.GatewayRole {
+		n.Roles |= cluster.RoleStorage
+	}
+	return n
+}
+
+// s3Address is where clients on other machines reach S3, as far as this process can tell.
+func s3Address(cfg *config.Server) string {
+	host, port, _ := net.SplitHostPort(cfg.Address)
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host, _, _ = net.SplitHostPort(cfg.Advertise)
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// tags are what this process says of itself.
+func (s *stack) tags() gossip.Tags {
+	m := s.mesh
+	n := s.self(m.cfg)
+	t := gossip.Tags{Cluster: s.set.Cluster(), Node: n.ID, Name: n.Name, Zone: n.Zone, Gateway: n.Roles&cluster.RoleGateway != 0, Storage: n.Roles&cluster.RoleStorage != 0,
+		Address: n.Address, S3: n.S3, Drives: []uint16{}, Protocol: gossip.Versions{Oldest: rpc.OldestVersion, Newest: rpc.NewestVersion},
+		Format: gossip.Versions{Oldest: 1, Newest: disk.FormatVersion}}
+	for _, d := range s.set.Open() {
+		if _, ok := s.set.Local(d.Num()); ok {
+			t.Drives = append(t.Drives, d.Num())
+		}
+	}
+	if s.control != nil && s.layout() != nil {
+		t.Layout = s.layout().Number()
+	}
+	if manager := m.manager.Load(); manager != nil {
+		t.Trust = manager.State().Number()
+	}
+	return t
+}
+
+// gossipOf are the addresses of gossip that a state knows.
+func gossipOf(st *cluster.State) (list []string) {
+	for _, n := range st.Nodes() {
+		list = append(list, n.Gossip)
+	}
+	return list
+}
+
+// locate tells the fleet where the drives are. Only what a node says of its own drives makes one known to be gone.
+func (s *stack) locate() {
+	st, view := s.control.State(), s.mesh.group.Load().View()
+	where := map[uint16]node.NodeOfDrive{}
+	for _, d := range st.Layout().Drives() {
+		is, ok := view.Member(d.Node)
+		gone := ok && is.State == gossip.Alive && is.Tags.Drives != nil && !slices.Contains(is.Tags.Drives, d.Num)
+		where[d.Num] = node.NodeOfDrive{Node: d.Node, Gone: gone}
+	}
+	s.fleet.SetNodes(where)
+}
+
+// here reports whether a drive serves, as far as is known.
+func (s *stack) here(num uint16) bool {
+	if _, ok := s.set.Local(num); ok || s.mesh == nil {
+		return ok
+	}
+	n, ok := s.fleet.Nodes()[num]
+	return ok && !n.Gone && s.alive(n.Node)
+}
+
+// alive reports whether gossip believes that a node is.
+func (s *stack) alive(id disk.ID) bool {
+	is, ok := s.mesh.group.Load().View().Member(id)
+	return ok && is.State == gossip.Alive
+}
+
+// hereDrives are the drives as repair wants them: those of a node that does not answer are away, and are
+// compared with the others when it is back.
+type hereDrives struct{ s *stack }
+
+// Shards implements heal.Drives.
+func (h hereDrives) Shards(num uint16) (node.Drive, bool) {
+	if !h.s.here(num) {
+		return nil, false
+	}
+	return h.s.fleet.Shards(num)
+}
+
+// healDrives are the drives as repair wants them.
+func (s *stack) healDrives() heal.Drives {
+	if s.mesh == nil {
+		return s.set
+	}
+	return hereDrives{s}
+}
+
+// watch follows what gossip and the control plane say until ctx ends.
+func (s *stack) watch(ctx context.Context, cfg *config.Server, log *slog.Logger) {
+	m := s.mesh
+	seen, stop := m.group.Load().Watch()
+	defer stop()
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	var before map[uint16]bool
+	var missing []string
+	told := s.tags()
+	for {
+		changed := s.control.Changed()
+		m.follow(s.control.State())
+		s.locate()
+		now := map[uint16]bool{}
+		for num := range s.fleet.Nodes() {
+			now[num] = s.here(num)
+		}
+		if h := s.healer.Load(); h != nil {
+			for num, is := range now {
+				if was, known := before[num]; is && known && !was {
+					h.Returned(num)
+				}
+			}
+			before = now
+		}
+		if list := s.missing(); !slices.Equal(list, missing) {
+			if missing = list; len(list) > 0 {
+				log.Warn("the cluster is not complete; it serves what it can, and waits for the rest", "missing", strings.Join(list, "; "))
+			} else {
+				log.Info("the cluster is complete")
+			}
+		}
+		if t := s.tags(); !sameTags(t, told) {
+			if err := m.group.Load().UpdateTags(t); err != nil && !errs.Is(err, errs.Timeout) {
+				log.Warn("what this node says of itself could not be told", "err", err)
+			} else {
+				told = t
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-seen:
+		case <-tick.C:
+		}
+	}
+}
+
+func sameTags(a, b gossip.Tags) bool {
+	return slices.Equal(a.Drives, b.Drives) && a.Layout == b.Layout && a.Trust == b.Trust
+}
+
+// tend does what is to be done now and then, until ctx ends: this node is made known as it is now, new drives are
+// completed, keys are rotated.
+func (s *stack) tend(ctx context.Context, cfg *config.Server, log *slog.Logger) {
+	m := s.mesh
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	tendAt := time.Now()
+	rejoinAt := time.Now().Add(rejoinEvery)
+	known := false
+	for {
+		if !known {
+			want := s.self(cfg)
+			if is, ok := s.control.State().Node(m.self); ok {
+				want.Since = is.Since
+				known = is == want
+			}
+			if !known {
+				try, cancel := context.WithTimeout(ctx, tellTimeout)
+				if err := s.control.PutNode(try, s.self(cfg)); err != nil {
+					log.Debug("the control plane could not be told of this node yet", "err", err)
+				}
+				cancel()
+			}
+		}
+		if paths, err := s.set.Unfinished(); err == nil && len(paths) > 0 && known {
+			if err := s.recruit(ctx, log); err != nil && ctx.Err() == nil {
+				log.Error("new drives could not be completed", "paths", paths, "err", err)
+			}
+		}
+		if time.Now().After(tendAt) {
+			tendAt = time.Now().Add(tendEvery)
+			if s.control.Leads() {
+				m.rotate(ctx, s.control.Control)
+			}
+		}
+		if time.Now().After(rejoinAt) {
+			m.rejoin(ctx)
+			rejoinAt = time.Now().Add(rejoinEvery)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// missing says in words which nodes and drives of the cluster are not here.
+func (s *stack) missing() (list []string) {
+	if s.mesh == nil {
+		return nil
+	}
+	st := s.control.State()
+	away := map[disk.ID][]uint16{}
+	for _, d := range st.Layout().Drives() {
+		if !s.here(d.Num) && !st.Retired(d.Num) {
+			away[d.Node] = append(away[d.Node], d.Num)
+		}
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(away), func(a, b disk.ID) int { return slices.Compare(a[:], b[:]) }) {
+		n, ok := st.Node(id)
+		if !ok {
+			n.ID = id
+		}
+		what := "node " + nodeName(n)
+		if id == s.mesh.self || s.alive(id) {
+			what = "of node " + nodeName(n)
+		}
+		list = append(list, fmt.Sprintf("%s, %s", what, driveNumbers(away[id])))
+	}
+	return list
+}
+
+// driveNumbers names drives.
+func driveNumbers(nums []uint16) string {
+	var list []string
+	for _, n := range nums {
+		list = append(list, fmt.Sprint(n))
+	}
+	if len(list) == 1 {
+		return "drive " + list[0]
+	}
+	return "drives " + strings.Join(list, ", ")
+}
+
+// shareKeys keeps root keys that were given in the control plane of a cluster, for gateways and nodes that are
+// given none.
+func (s *stack) shareKeys(ctx context.Context, given rootkeys.Keys, log *slog.Logger) error {
+	if s.mesh == nil {
+		return nil
+	}
+	have, err := s.control.RootKeys(ctx)
+	if err != nil || have == given {
+		return err
+	}
+	if !have.IsZero() {
+		log.Warn("the root keys that were given are not those of the cluster: they hold for this process only", "given", given.Access, "cluster", have.Access)
+		return nil
+	}
+	return s.control.KeepRootKeys(ctx, given)
+}
