@@ -38,6 +38,9 @@ const (
 	opAddDrives     opCode = 20
 	opPutTrust      opCode = 21
 
+	opExpect opCode = 28
+	opLayOut opCode = 29
+
 	opApplyPlan    opCode = 40
 	opTakeOverPlan opCode = 41
 	opBeginMoves   opCode = 42
@@ -271,6 +274,9 @@ func (c *command) encode() []byte {
 	if c.value != nil {
 		b = protowire.AppendBytes(protowire.AppendTag(b, 7, protowire.BytesType), c.value)
 	}
+	if c.op == opLayOut {
+		b = putBytes(b, 9, c.layout.Append(nil))
+	}
 	if c.op == opInit {
 		b = putBytes(b, 8, c.cluster[:])
 		b = putBytes(b, 9, c.layout.Append(nil))
@@ -412,6 +418,7 @@ func (s *State) encode() []byte {
 	s.recent.each(func(id changeID, index uint64, result []byte) {
 		b = putBytes(b, 18, appendRemembered(nil, id, index, result))
 	})
+	b = putBytes(b, 19, s.expects.append(nil))
 	return s.moves.append(b)
 }
 
@@ -485,6 +492,8 @@ func decodeState(b []byte) (*State, error) {
 			s.lastDrive, err = driveNum(f.u)
 		case 18:
 			s.recent, err = s.recent.decodeOne(f.bytes)
+		case 19:
+			s.expects, err = decodeExpectation(f.bytes)
 		default:
 			return s.moves.field(f)
 		}

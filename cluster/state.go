@@ -74,6 +74,7 @@ type State struct {
 	trustRevision uint64 // how often trust was put
 	lastDrive     uint16 // highest number that AddDrives gave
 	recent        remembered
+	expects       Expectation // of a new cluster that is not laid out yet
 }
 
 func emptyState() *State {
@@ -171,7 +172,16 @@ func (s *State) apply(index uint64, c *command) (*State, any) {
 			next.keys[c.key.ID] = c.key
 		}
 		return &next, nil
+	case opExpect, opLayOut:
+		result, err := s.applyFound(&next, c)
+		if err != nil {
+			return &next, err
+		}
+		return &next, result
 	case opCreateBucket:
+		if s.expects.Nodes > 0 {
+			return refuse(errs.Unavailable, s.expects.waiting())
+		}
 		if b := s.named(c.bucket.Name); b != nil {
 			return &next, &existsError{*b}
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/ostraka/ostraka/internal/rootkeys"
 	"github.com/ostraka/ostraka/internal/rpc"
 	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/placement"
 )
 
 // How a process becomes, or is again, a node of a cluster. Which of the three it is follows from what its
@@ -232,12 +233,80 @@ func (s *stack) found(ctx context.Context, cfg *config.Server, want erasure.Prof
 	if err := persist(ctx, func() error { return s.control.BecomeCluster(ctx, s.self(cfg)) }); err != nil {
 		return err
 	}
+	if cfg.Expect > 0 {
+		if err := persist(ctx, func() error { return s.expect(ctx, cfg) }); err != nil {
+			return err
+		}
+	}
 	// The commit point: from here on the cluster can be joined.
 	if err := persist(ctx, func() error { return s.control.PutTrust(ctx, t.AppendTo(nil), 0) }); err != nil {
 		return err
 	}
 	log.Info("the cluster was made; other nodes join with", "join", cfg.Advertise, "cluster", s.set.Cluster())
 	return m.begin(t, nil, nil, s.tags(), s.set.Shards)
+}
+
+// expect has the new cluster wait for nodes, as the configuration asks.
+func (s *stack) expect(ctx context.Context, cfg *config.Server) error {
+	e := cluster.Expectation{Nodes: uint32(cfg.Expect)}
+	var err error
+	if cfg.Profile != "" {
+		if e.Profile, err = parseProfile(cfg.Profile); err != nil {
+			return err
+		}
+	}
+	if cfg.RRSProfile != "" {
+		if e.Reduced, err = parseProfile(cfg.RRSProfile); err != nil {
+			return err
+		}
+	}
+	return s.control.Expect(ctx, e)
+}
+
+// nodesWithDrives names the nodes that are alive and have drives in the layout.
+func (s *stack) nodesWithDrives() (names []string) {
+	if s.mesh == nil {
+		return nil
+	}
+	st := s.control.State()
+	for _, n := range st.Nodes() {
+		if len(st.DrivesOf(n.ID)) > 0 && s.alive(n.ID) {
+			names = append(names, nodeName(n))
+		}
+	}
+	return names
+}
+
+// layOut lays a new cluster out once the nodes that it waits for are here. The leader's process does it.
+func (s *stack) layOut(ctx context.Context, cfg *config.Server, log *slog.Logger) error {
+	st := s.control.State()
+	e := st.Expects()
+	if e.Nodes > 0 && cfg.Expect > 0 && e.Nodes != uint32(cfg.Expect) {
+		return s.expect(ctx, cfg) // the operator has thought better of it
+	}
+	if e.Nodes == 0 || !s.control.Leads() || len(s.nodesWithDrives()) < int(e.Nodes) {
+		return nil
+	}
+	drives := st.Layout().Drives()
+	p := e.Profile
+	if !p.Valid() {
+		var err error
+		if p, err = placement.DefaultProfileOf(drives); err != nil {
+			return err
+		}
+	}
+	l, err := placement.NewLayout(drives, p, st.Layout().Bits())
+	if err == nil && e.Reduced.Valid() {
+		l, err = l.WithReduced(e.Reduced)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.control.LayOut(ctx, l, st.Layout().Number()); err != nil {
+		return err
+	}
+	log.Info("the new cluster was laid out", "nodes", len(s.nodesWithDrives()), "drives", len(drives), "profile", p.String())
+	return nil
 }
 
 // goOn takes the control plane into use, and looks after the cluster from then on.
@@ -432,6 +501,9 @@ func (s *stack) tend(ctx context.Context, cfg *config.Server, log *slog.Logger) 
 			if err := s.recruit(ctx, log); err != nil && ctx.Err() == nil {
 				log.Error("new drives could not be completed", "paths", paths, "err", err)
 			}
+		}
+		if err := s.layOut(ctx, cfg, log); err != nil && !errs.Is(err, errs.Stale) && ctx.Err() == nil {
+			log.Warn("the new cluster is not laid out yet", "err", err)
 		}
 		if time.Now().After(tendAt) {
 			tendAt = time.Now().Add(tendEvery)

@@ -74,10 +74,11 @@ func (s *stack) openCopies(ctx context.Context, m *mesh, log *slog.Logger) error
 
 // useControl takes the control plane, which knows a layout, into use: from here on the drives serve.
 func (s *stack) useControl(cfg *config.Server, want erasure.Profile, log *slog.Logger) error {
-	if have := s.layout().Profile(); cfg.Profile != "" && have != want {
+	waits := s.control.State().Expects().Nodes > 0 // and has a layout for the time being
+	if have := s.layout().Profile(); cfg.Profile != "" && have != want && !waits {
 		return errs.E("server", errs.Invalid, fmt.Sprintf("the store was formed with profile %s, and --profile asks for %s", have, want))
 	}
-	if cfg.RRSProfile != "" {
+	if cfg.RRSProfile != "" && !waits {
 		reduced, err := parseProfile(cfg.RRSProfile)
 		if err != nil {
 			return err
@@ -112,8 +113,14 @@ func (s *stack) form(ctx context.Context, cfg *config.Server, want erasure.Profi
 		}
 		list = append(list, d)
 	}
+	var err error
+	if cfg.Expect > 0 { // for the time being: see cluster.Expectation
+		if want, err = placement.DefaultProfile(len(list)); err != nil {
+			return err
+		}
+	}
 	l, err := placement.NewLayout(list, want, placement.DefaultBits)
-	if err == nil && cfg.RRSProfile != "" {
+	if err == nil && cfg.RRSProfile != "" && cfg.Expect == 0 {
 		var p erasure.Profile
 		if p, err = parseProfile(cfg.RRSProfile); err == nil {
 			l, err = l.WithReduced(p)
@@ -136,8 +143,15 @@ func (c *control) driveReturned(set *node.Set, num uint16) {
 	}
 }
 
-// Layout returns the current layout.
-func (c *control) Layout() *placement.Layout { return c.State().Layout() }
+// Layout returns the current layout; nil as long as a new cluster is not laid out, so that nothing is stored by the layout
+// that it has until then.
+func (c *control) Layout() *placement.Layout {
+	s := c.State()
+	if s.Expects().Nodes > 0 {
+		return nil
+	}
+	return s.Layout()
+}
 
 // Bucket returns a bucket as this process knows it.
 func (c *control) Bucket(name string) (object.Bucket, bool) {

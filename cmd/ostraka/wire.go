@@ -69,7 +69,7 @@ type stack struct {
 }
 
 // layout is the current layout; never nil once open has returned.
-func (s *stack) layout() *placement.Layout { return s.control.Layout() }
+func (s *stack) layout() *placement.Layout { return s.control.State().Layout() }
 
 // open builds the stack, from the drives up. What it opened is closed again if it fails. nodes is the listener
 // for other nodes; nil for a process that is alone.
@@ -129,7 +129,7 @@ func wantedProfile(cfg *config.Server) (erasure.Profile, error) {
 		return placement.DefaultProfile(len(cfg.Drives))
 	}
 	p, err := parseProfile(cfg.Profile)
-	if err == nil && p.N() > len(cfg.Drives) && len(cfg.Join) == 0 {
+	if err == nil && p.N() > len(cfg.Drives) && len(cfg.Join) == 0 && cfg.Expect == 0 && !cfg.InCluster() {
 		err = errs.E("server", errs.Invalid, fmt.Sprintf("profile %s needs %d drives, and %d are named", cfg.Profile, p.N(), len(cfg.Drives)))
 	}
 	return p, err
@@ -334,18 +334,34 @@ func (s *stack) counted(h http.Handler) http.Handler {
 // ready says whether S3 can be served at all: the control plane is known, and enough drives are
 // here that some records can be read. Fewer drives make single requests fail, with 503.
 func (s *stack) ready(context.Context) error {
+	const op = "server"
 	l := s.layout()
-	q := placement.RecordQuorum(l.Profile(), l.Spread())
-	open := 0
+	if n := s.control.State().Expects().Nodes; n > 0 {
+		return errs.E(op, errs.Unavailable, fmt.Sprintf("the new cluster waits for %d nodes with drives; here are %s", n, strings.Join(s.nodesWithDrives(), ", ")))
+	}
+	open := map[uint16]bool{}
 	for _, d := range l.Drives() {
-		if s.here(d.Num) {
-			open++
+		open[d.Num] = s.here(d.Num)
+	}
+	most := 0
+	for p := range l.Partitions() {
+		g := l.Group(p)
+		n := 0
+		for _, num := range g.Drives {
+			if open[num] {
+				n++
+			}
 		}
+		if n >= g.Quorum.R {
+			return nil
+		}
+		most = max(most, n)
 	}
-	if open < q.R {
-		return errs.E("server", errs.Unavailable, fmt.Sprintf("%d of %d drives are here; reading needs %d", open, len(l.Drives()), q.R))
+	text := fmt.Sprintf("%d of %d drives are here; reading needs %d", most, l.N(), l.Group(0).Quorum.R)
+	if s.mesh != nil {
+		text = fmt.Sprintf("of no partition more than %d of %d drives are here, and reading needs %d; missing: %s", most, l.N(), l.Group(0).Quorum.R, strings.Join(s.missing(), "; "))
 	}
-	return nil
+	return errs.E(op, errs.Unavailable, text)
 }
 
 // account is the canonical id of the one account of a store.
