@@ -89,7 +89,7 @@ func (w *world) FinishMembership(_ context.Context, id, term uint64) error {
 			if _, ok := l.Drive(r.Old); !ok {
 				return l, nil
 			}
-			return l.Without(r.Old)
+			return l.WithoutLost(r.Old)
 		})
 	})
 }
