@@ -203,19 +203,27 @@ func (k *Control) current(v *voter, timeout time.Duration) error {
 	if k.barrier.Load() != term {
 		// A new leader does not know what is committed before it has committed something.
 		if err := v.raft.Barrier(timeout).Error(); err != nil {
-			return err
+			return askAgain(err)
 		}
 		k.barrier.Store(term)
 		return nil
 	}
 	commit := v.raft.CommitIndex()
 	if err := v.raft.VerifyLeader().Error(); err != nil {
-		return err
+		return askAgain(err)
 	}
 	if v.raft.AppliedIndex() < commit {
-		return v.raft.Barrier(timeout).Error()
+		return askAgain(v.raft.Barrier(timeout).Error())
 	}
 	return nil
+}
+
+// askAgain is what an error of a question means: unlike a change, it may be put to the next leader when this one is lost.
+func askAgain(err error) error {
+	if errors.Is(err, raft.ErrLeadershipLost) {
+		return raft.ErrNotLeader
+	}
+	return err
 }
 
 // repeat makes a change that may be made twice: it tries again, for twice the time of a change, while

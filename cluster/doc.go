@@ -9,12 +9,20 @@
 // that State is served at start, before any election and with any drives, and so that no single
 // drive holds the only copy.
 //
+// In a cluster of several processes the voters are spread over zones and nodes, three, or five where five nodes have
+// drives. Every other node has a learner on one of its drives, or in memory if it has none. A change
+// that is made on any process goes to the leader, through Network; who made it reads it as soon as it is
+// answered. See docs/decisions/0012-control-plane-over-nodes.md.
+//
 // Invariants:
 //
 //   - A change that was answered is in the synced logs of a majority of voters, and in the copies
 //     of so many drives that one of them is left when as many are lost as the profile allows, those
 //     that are away counted in; with one or two drives, where one voter has the only log, in the copies of
 //     all that are here. Otherwise it ends as errs.Unknown.
+//   - In a cluster that majority is on distinct nodes where there are three with drives; and the copies that a change
+//     needs are on so many nodes that one is left when as many nodes are lost as the profile allows.
+//   - A change has one effect, however often it arrives.
 //   - A drive that hangs delays one change by a second; a voter on it is replaced as leader after
 //     five, and starts again when the drive does.
 //   - A voter whose rows are lost never returns: another, under a new id, takes its place.
