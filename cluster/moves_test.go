@@ -182,7 +182,7 @@ func TestRandomPlansFitTheLayoutAndEnd(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 4))
 	seen := map[string]int{}
-	for round := range 60 {
+	for round := range 25 {
 		k, par := 1+rnd.IntN(3), rnd.IntN(3)
 		m := newMoving(t, fmt.Sprintf("seed %d, round %d", seed, round), k+par+1+rnd.IntN(4), k, par)
 		for range 60 {
