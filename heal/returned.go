@@ -162,14 +162,16 @@ func (h *Healer) compareReturned(ctx context.Context) error {
 	return errors.Join(fails...)
 }
 
-// join installs the epochs of partitions whose members changed while one was away. All local drives are
+// join installs the epochs of partitions whose members changed while one was away, or hung. All local drives are
 // looked at when the layout is new, else those that came back.
 func (h *Healer) join(ctx context.Context, l *placement.Layout, returned []uint16) error {
 	h.mu.Lock()
 	all := h.returned.epochs != l.Number()
 	h.mu.Unlock()
 	var fails []error
+	answers := make(map[uint16]bool)
 	for _, d := range h.local() {
+		answers[d.Num()] = true
 		if _, member := l.Drive(d.Num()); !member || !all && !slices.Contains(returned, d.Num()) {
 			continue
 		}
@@ -191,10 +193,12 @@ func (h *Healer) join(ctx context.Context, l *placement.Layout, returned []uint1
 		fails = append(fails, err)
 	}
 	err := errors.Join(fails...)
+	// A drive that hangs was not looked at. It has never left, so nobody says that it came back.
+	hangs := slices.ContainsFunc(h.c.Local(), func(d node.Drive) bool { return !answers[d.Num()] })
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.returned.epochs = l.Number(); err != nil {
-		h.returned.epochs = 0 // once enough members are here: whoever is not installed does not serve
+	if h.returned.epochs = l.Number(); err != nil || hangs {
+		h.returned.epochs = 0 // once enough members answer: whoever is not installed does not serve
 	}
 	return err
 }
@@ -221,8 +225,13 @@ func (h *Healer) compare(ctx context.Context, l *placement.Layout, d node.Drive)
 	err = h.walkSlices(ctx, l, here, differ, func(list []held) error {
 		for i := range list {
 			r := &list[i]
-			if r.unsettled || r.group.Position(d.Num()) < 0 || r.equal(func(num uint16) bool {
-				return slices.ContainsFunc(here, func(d node.Drive) bool { return d.Num() == num })
+			// What has yet to come to a position that is moving, its mover brings.
+			moving := func(num uint16) bool {
+				_, ok := r.group.FormerAt(r.group.Position(num))
+				return ok
+			}
+			if r.unsettled || r.group.Position(d.Num()) < 0 || moving(d.Num()) || r.equal(func(num uint16) bool {
+				return !moving(num) && slices.ContainsFunc(here, func(d node.Drive) bool { return d.Num() == num })
 			}) {
 				continue // the mark names it
 			}

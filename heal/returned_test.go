@@ -6,7 +6,9 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 
+	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
@@ -176,6 +178,55 @@ func TestMemberThatWasAwayDuringASwapJoins(t *testing.T) {
 	if s := w.check(); s.State != StateHealthy {
 		t.Errorf("in the end: %+v", s)
 	}
+}
+
+// A member hangs while another drive is replaced, and still does when the others are looked at under the new
+// layout. It never leaves service: nobody reports it as returned.
+func TestMemberThatHungDuringASwapJoinsOnceItAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		w := newWorld(t, object.Unversioned)
+		want := w.fill(14)
+		w.heal()
+		w.upkeep()
+		w.replace(1, 6)
+		w.down[2].Store(true) // for the swap alone
+		if err := w.healer.moveIn(ctx, w.mover(6)); err != nil {
+			t.Fatal(err)
+		}
+		w.down[2].Store(false)
+		d, _ := w.Shards(2)
+		sick := &hungInline{d, make(chan struct{})}
+		w.healer.c.Drives = patched{w, map[uint16]node.Drive{2: sick}}
+		called, _ := w.healer.drive(2)
+		if _, err := called.InlineShards(ctx, nil); !errs.Is(err, errs.Timeout) {
+			t.Fatalf("a call to the drive that hangs: %v", err)
+		}
+		_ = w.healer.upkeep(ctx) // some of it cannot be done
+		if serves, all := w.installed(2); serves == all {
+			t.Fatal("the member that hung serves the new epochs: nobody told it")
+		}
+		close(sick.release)
+		if err := w.healer.Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+		w.healer.c.Drives = w
+		w.heal()
+		w.upkeep()
+		if serves, all := w.installed(2); serves != all {
+			t.Fatalf("it answers again, and serves %d of %d partitions", serves, all)
+		}
+		w.rebuilt()
+		for range 2 {
+			w.heal()
+			w.upkeep()
+		}
+		if n := w.repairs(); n != 0 {
+			t.Errorf("%d repair rows are left", n)
+		}
+		w.equalDigests()
+		w.same(want)
+	})
 }
 
 func TestRegistersWithTheLeastRedundancyComeFirst(t *testing.T) {
