@@ -31,6 +31,10 @@ run: build ## build, and serve S3 on 127.0.0.1:9000 from ./data/d1 … ./data/d4
 	mkdir -p $(DATA)/d1 $(DATA)/d2 $(DATA)/d3 $(DATA)/d4
 	exec bin/ostraka server '$(DATA)/d{1...4}'
 
+.PHONY: cluster
+cluster: build ## build, and run five nodes in three zones and two gateways on 127.0.0.1 … 127.0.0.7 until Ctrl-C, in ./data/cluster
+	@exec deploy/cluster bin/ostraka $(DATA)/cluster
+
 .PHONY: test
 test: ## unit tests, a short simulation and real clients: what has to pass before a commit
 	.ci/stage 'unit and race' 6 $(MAKE) --no-print-directory race

@@ -7,6 +7,10 @@
 //	GET  /-/admin/v1/info                           the store: version, profile, capacity, redundancy
 //	GET  /-/admin/v1/status                         version, profile, drives, repair backlog
 //	GET  /-/admin/v1/drives                         the drives, replacements under way, redundancy
+//	GET  /-/admin/v1/nodes                          the nodes of the cluster, with their drives
+//	GET  /-/admin/v1/layout                         who has how many places, the plan that is carried out, earlier ones
+//	POST /-/admin/v1/layout/plan, apply, revert     plan a layout; begin a plan; drop what of it was not begun
+//	POST /-/admin/v1/drives/add                     make an empty directory of the node a drive
 //	POST /-/admin/v1/drives/replace                 put a new drive in the place of one
 //	POST /-/admin/v1/drives/quarantine, release     take a drive out of service, and back
 //	POST /-/admin/v1/drives/reopen                  take a drive that had a fault back into service
@@ -37,6 +41,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -98,6 +103,13 @@ type Config struct {
 	Metrics   http.Handler
 	Now       func() time.Time
 	Logger    *slog.Logger
+	// Here reports whether a drive serves, wherever it is; nil: those that Drives says are open.
+	Here func(num uint16) bool
+	// Nodes returns the nodes of the cluster, this one included, and waits for no longer than ctx; nil: the
+	// process is alone.
+	Nodes func(ctx context.Context) []NodeStatus
+	// Planner changes the layout; nil: nobody does.
+	Planner Planner
 }
 
 // Handler answers everything under /-/.
@@ -124,9 +136,17 @@ func New(c Config) *Handler {
 	})
 	h.mux.HandleFunc("GET /-/ready", h.ready)
 	h.mux.Handle("GET /-/metrics", c.Metrics)
-	for path, do := range map[string]func(*http.Request) (any, error){
-		"info": h.info, "status": h.status, "drives": h.drives, "heal": h.heal, "scrub": h.scrub,
-	} {
+	gets := map[string]func(*http.Request) (any, error){
+		"info": h.info, "status": h.status, "drives": h.drives, "heal": h.heal, "scrub": h.scrub, "nodes": h.nodes,
+	}
+	changes := map[string]func(*http.Request, *auth.Request) (any, error){}
+	if c.Planner != nil {
+		gets["layout"] = func(*http.Request) (any, error) { return h.Planner.Layout(), nil }
+		maps.Copy(changes, map[string]func(*http.Request, *auth.Request) (any, error){
+			"layout/plan": change(h.planLayout), "layout/apply": change(h.applyLayout), "layout/revert": change(h.revertLayout), "drives/add": change(h.addDrive),
+		})
+	}
+	for path, do := range gets {
 		h.mux.HandleFunc("GET /-/admin/v1/"+path, h.admin(func(r *http.Request, _ *auth.Request) (any, error) {
 			if _, err := parameters("console."+path, r); err != nil {
 				return nil, err
@@ -136,12 +156,13 @@ func New(c Config) *Handler {
 	}
 	h.mux.HandleFunc("GET /-/admin/v1/object", h.admin(func(r *http.Request, _ *auth.Request) (any, error) { return h.object(r) }))
 	h.mux.HandleFunc("GET /-/admin/v1/usage", h.admin(func(r *http.Request, _ *auth.Request) (any, error) { return h.usage(r) }))
-	for path, do := range map[string]func(*http.Request, *auth.Request) (any, error){
+	maps.Copy(changes, map[string]func(*http.Request, *auth.Request) (any, error){
 		"drives/replace": change(h.replace), "drives/quarantine": change(h.quarantine), "drives/release": change(h.release),
 		"drives/reopen": change(h.reopen), "recover": change(h.recover), "heal/start": change(h.startCheck), "heal/pause": change(h.pauseHeal),
 		"heal/resume": change(h.resumeHeal), "heal/settings": change(h.setHeal), "scrub/start": change(h.startScrub),
 		"scrub/settings": change(h.setScrub), "object/verify": change(h.verifyObject),
-	} {
+	})
+	for path, do := range changes {
 		h.mux.HandleFunc("POST /-/admin/v1/"+path, h.admin(do))
 	}
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
@@ -156,11 +177,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.Serv
 func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), sampleWait)
 	defer cancel()
+	a := Readiness{Status: "ready", Missing: h.missing()}
 	if err := h.Ready(ctx); err != nil {
-		answer(w, http.StatusServiceUnavailable, map[string]string{"status": "not ready", "reason": errs.Public(err)})
+		a.Status, a.Reason = "not ready", errs.Public(err)
+		answer(w, http.StatusServiceUnavailable, a)
 		return
 	}
-	answer(w, http.StatusOK, map[string]string{"status": "ready"})
+	answer(w, http.StatusOK, a)
 }
 
 // admin lets only requests through that are signed with the root keys.
@@ -273,7 +296,8 @@ type Status struct {
 // DriveStatus is one drive of a Status.
 type DriveStatus struct {
 	Path   string `json:"path"`
-	Number *int   `json:"number"` // null: not known
+	Node   string `json:"node,omitempty"` // name of the node that it is at; left out in a store of one process
+	Number *int   `json:"number"`         // null: not known
 	// State is online, full (no new shards), absent (no directory), empty (an empty directory: a spare, or a disk
 	// that is not mounted), foreign (something else is there), quarantined (until somebody sees to it), retired
 	// (its records are damaged: it has to be replaced), replaced (it never serves again) or faulty.
@@ -292,7 +316,7 @@ type DriveStatus struct {
 }
 
 func (h *Handler) status(r *http.Request) (any, error) {
-	s := Status{Version: h.Version, Profile: h.Profile, Uptime: h.Now().Sub(h.Started).Seconds(), Ready: true}
+	s := Status{Version: h.Version, Profile: h.Layout().Profile().String(), Uptime: h.Now().Sub(h.Started).Seconds(), Ready: true}
 	ctx, cancel := context.WithTimeout(r.Context(), sampleWait)
 	defer cancel()
 	if err := h.Ready(ctx); err != nil {
@@ -303,6 +327,11 @@ func (h *Handler) status(r *http.Request) (any, error) {
 	}
 	s.Drives = h.driveStatuses(r.Context())
 	return s, nil
+}
+
+// LocalStatuses are the drives of one process, as it tells them to the others.
+func LocalStatuses(ctx context.Context, drives Drives, samples *Sampler) []DriveStatus {
+	return driveStatuses(drives.Status(), samples.Sample(ctx))
 }
 
 // driveStatuses joins what the set knows of its paths with what the drives said of themselves.

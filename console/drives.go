@@ -65,9 +65,28 @@ func (h *Handler) drives(r *http.Request) (any, error) {
 	return l, nil
 }
 
-// driveStatuses are the paths of this process, then the drives of the layout that are at none.
+// driveStatuses are the paths of this process, then those of the other nodes, then the drives of the layout that are at
+// none.
 func (h *Handler) driveStatuses(ctx context.Context) []DriveStatus {
 	out := driveStatuses(h.Drives.Status(), h.Samples.Sample(ctx))
+	at := map[uint16]string{} // the node that a drive belongs to
+	for _, n := range h.allNodes(ctx) {
+		for i := range out {
+			if n.Self && out[i].Node == "" {
+				out[i].Node = n.Name
+			}
+		}
+		for _, num := range n.Members {
+			at[num] = n.Name
+		}
+		if n.Self {
+			continue
+		}
+		for _, d := range n.Drives {
+			d.Node = n.Name
+			out = append(out, d)
+		}
+	}
 	l, under := h.Layout(), h.Operator.Replacements()
 	role := func(num uint16) string {
 		for _, r := range under {
@@ -95,7 +114,10 @@ func (h *Handler) driveStatuses(ctx context.Context) []DriveStatus {
 	for _, d := range l.Drives() {
 		if !seen[d.Num] {
 			n := int(d.Num)
-			s := DriveStatus{Number: &n, State: "absent", Role: role(d.Num), Reason: "it is at none of the paths of this server"}
+			s := DriveStatus{Number: &n, State: "absent", Role: role(d.Num), Reason: "it is at none of the paths of this server", Node: at[d.Num]}
+			if s.Node != "" {
+				s.Reason = "it is at none of the paths of its node, or that does not answer"
+			}
 			if s.Role == "replaced" {
 				s.State, s.Reason = "replaced", "another drive takes its place"
 			}
@@ -125,6 +147,13 @@ func (h *Handler) redundancy(o heal.Outstanding, gone uint16) Redundancy {
 		incomplete[r.New] = true
 	}
 	here := func(num uint16) bool { return open[num] && num != gone }
+	if h.Here != nil {
+		replaced := map[uint16]bool{}
+		for _, r := range h.Operator.Replacements() {
+			replaced[r.Old] = true
+		}
+		here = func(num uint16) bool { return h.Here(num) && !replaced[num] && num != gone }
+	}
 	r := judge(h.Layout(), here, func(num uint16) bool { return !incomplete[num] }, o)
 	lost, _ := h.Healer.Lost()
 	r.Doubtful = max(r.Doubtful, len(lost))
@@ -137,6 +166,9 @@ func (h *Handler) serves(num uint16) bool {
 		if r.Old == num {
 			return false
 		}
+	}
+	if h.Here != nil {
+		return h.Here(num)
 	}
 	return slices.ContainsFunc(h.Drives.Status(), func(p node.PathStatus) bool { return p.Known && p.Open && p.Num == num })
 }

@@ -35,6 +35,8 @@ type Info struct {
 	HealWhy    []string   `json:"heal_why,omitempty"` // in words
 	Verified   *time.Time `json:"verified"`           // end of the last complete check without findings; null: never
 	Buckets    int        `json:"buckets"`            //
+	Nodes      int        `json:"nodes"`              // of the cluster; 0 for a process that is alone
+	Missing    []string   `json:"missing,omitempty"`  // in words: what of the cluster does not serve now
 }
 
 func (h *Handler) info(r *http.Request) (any, error) {
@@ -44,7 +46,8 @@ func (h *Handler) info(r *http.Request) (any, error) {
 	i := &Info{Version: h.Version, Go: runtime.Version(), Cluster: hex.EncodeToString(h.Cluster[:]), Region: h.Region, Started: h.Started.UTC(),
 		Uptime: h.Now().Sub(h.Started).Seconds(), Ready: true, Profile: p.String(), Reduced: l.Reduced().String(), Layout: l.Number(),
 		Partitions: l.Partitions(), Redundancy: h.shown(r.Context()), Replacing: len(h.Operator.Replacements()),
-		Heal: s.State, HealWhy: s.Why, Verified: instant(s.Verified), Buckets: h.Buckets()}
+		Heal: s.State, HealWhy: s.Why, Verified: instant(s.Verified), Buckets: h.Buckets(), Missing: h.missing()}
+	i.Nodes = len(h.allNodes(r.Context()))
 	ctx, cancel := context.WithTimeout(r.Context(), sampleWait)
 	defer cancel()
 	if err := h.Ready(ctx); err != nil {

@@ -29,6 +29,7 @@ const (
 // address and the keys stay.
 type server struct {
 	t      testing.TB
+	role   string // the command; "" is server
 	dirs   []string
 	addr   string
 	args   []string
@@ -129,7 +130,11 @@ func (s *server) start() time.Duration {
 // launch starts the process and does not wait.
 func (s *server) launch() {
 	s.t.Helper()
-	args := append([]string{"server", "--address", s.addr}, s.args...)
+	role := s.role
+	if role == "" {
+		role = "server"
+	}
+	args := append([]string{role, "--address", s.addr}, s.args...)
 	args = append(args, s.dirs...)
 	cmd := exec.Command(*exe, args...)
 	cmd.Env = s.env

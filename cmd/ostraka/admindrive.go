@@ -17,7 +17,7 @@ import (
 
 func driveCommand(p process, e *endpoint) *cobra.Command {
 	return group("drive", "Look at drives, replace them, take them out of service", driveListCommand(p, e), replaceCommand(p, e),
-		quarantineCommand(p, e), releaseCommand(p, e), reopenCommand(p, e))
+		quarantineCommand(p, e), releaseCommand(p, e), reopenCommand(p, e), addDriveCommand(p, e), drainDriveCommand(p, e))
 }
 
 func driveListCommand(p process, e *endpoint) *cobra.Command {

@@ -46,6 +46,12 @@ func printInfo(w io.Writer, i *console.Info) error {
 	fmt.Fprintf(t, "ready\t%s\n", yes(i.Ready, i.Reason))
 	fmt.Fprintf(t, "profile\t%s, REDUCED_REDUNDANCY %s\n", i.Profile, i.Reduced)
 	fmt.Fprintf(t, "layout\tnumber %d, %s partitions\n", i.Layout, humanize.Comma(int64(i.Partitions)))
+	if i.Nodes > 0 {
+		fmt.Fprintf(t, "nodes\t%d\n", i.Nodes)
+	}
+	for _, what := range i.Missing {
+		fmt.Fprintf(t, "MISSING\t%s\n", what)
+	}
 	fmt.Fprintf(t, "drives\t%d of %d online", i.Online, i.Members)
 	if i.Replacing > 0 {
 		fmt.Fprintf(t, ", %d being replaced", i.Replacing)

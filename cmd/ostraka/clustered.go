@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,11 +10,13 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ostraka/ostraka/cluster"
 	"github.com/ostraka/ostraka/cluster/gossip"
 	"github.com/ostraka/ostraka/cluster/trust"
+	"github.com/ostraka/ostraka/console"
 	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/heal"
@@ -168,13 +171,7 @@ func (s *stack) recruit(ctx context.Context, log *slog.Logger) error {
 	}
 	s.watching.Store(s.control) // it is told of each drive that is opened
 	return s.insist(ctx, log, "the control plane gives the new drives no numbers yet; it is asked until it does", func() error {
-		return s.set.Recruit(ctx, paths, func(ctx context.Context, list []node.Newcomer) ([]uint16, error) {
-			var drives []cluster.NewDrive
-			for _, n := range list {
-				drives = append(drives, cluster.NewDrive{ID: n.Drive, Capacity: n.Capacity})
-			}
-			return s.control.AddDrives(ctx, s.mesh.self, drives)
-		})
+		return s.set.Recruit(ctx, paths, s.number)
 	})
 }
 
@@ -544,21 +541,9 @@ func (s *stack) missing() (list []string) {
 		if id == s.mesh.self || s.alive(id) {
 			what = "of node " + nodeName(n)
 		}
-		list = append(list, fmt.Sprintf("%s, %s", what, driveNumbers(away[id])))
+		list = append(list, fmt.Sprintf("%s, %s", what, numbered(away[id])))
 	}
 	return list
-}
-
-// driveNumbers names drives.
-func driveNumbers(nums []uint16) string {
-	var list []string
-	for _, n := range nums {
-		list = append(list, fmt.Sprint(n))
-	}
-	if len(list) == 1 {
-		return "drive " + list[0]
-	}
-	return "drives " + strings.Join(list, ", ")
 }
 
 // shareKeys keeps root keys that were given in the control plane of a cluster, for gateways and nodes that are
@@ -576,4 +561,49 @@ func (s *stack) shareKeys(ctx context.Context, given rootkeys.Keys, log *slog.Lo
 		return nil
 	}
 	return s.control.KeepRootKeys(ctx, given)
+}
+
+// nodeStatuses tells of all nodes. Others are asked for their drives, unless ctx is over already.
+func (s *stack) nodeStatuses(ctx context.Context) []console.NodeStatus {
+	st, view, leader := s.control.State(), s.mesh.group.Load().View(), s.control.Leader()
+	list := make([]console.NodeStatus, len(st.Nodes()))
+	var asking sync.WaitGroup
+	for i, n := range st.Nodes() {
+		x := &list[i]
+		*x = console.NodeStatus{ID: n.ID.String(), Name: n.Name, Zone: n.Zone, Roles: []string{}, Address: n.Address, S3: n.S3, State: "unknown",
+			Self: n.ID == s.mesh.self, Leader: n.ID == leader, Members: []uint16{}, Away: []uint16{}}
+		if n.Name == "" {
+			x.Name = nodeName(n)
+		}
+		if n.Roles&cluster.RoleGateway != 0 {
+			x.Roles = append(x.Roles, "gateway")
+		}
+		if n.Roles&cluster.RoleStorage != 0 {
+			x.Roles = append(x.Roles, "storage")
+		}
+		if is, ok := view.Member(n.ID); ok {
+			since := is.Since.UTC()
+			x.State, x.Since, x.Flapping = is.State.String(), &since, is.Flapping
+		}
+		for _, d := range st.DrivesOf(n.ID) {
+			x.Members = append(x.Members, d.Num)
+			if !s.here(d.Num) && !st.Retired(d.Num) {
+				x.Away = append(x.Away, d.Num)
+			}
+		}
+		if x.Self || n.Roles&cluster.RoleStorage == 0 || x.State != gossip.Alive.String() || ctx.Err() != nil {
+			continue
+		}
+		asking.Go(func() {
+			raw, err := s.mesh.client(n.ID).Call(ctx, mDrives, nil)
+			if err == nil {
+				err = json.Unmarshal(raw, &x.Drives)
+			}
+			if err != nil {
+				x.Drives = nil // the list says that they do not answer
+			}
+		})
+	}
+	asking.Wait()
+	return list
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"github.com/ostraka/ostraka/cluster"
 	"github.com/ostraka/ostraka/cluster/gossip"
 	"github.com/ostraka/ostraka/cluster/trust"
+	"github.com/ostraka/ostraka/console"
 	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/internal/config"
 	"github.com/ostraka/ostraka/internal/errs"
@@ -64,6 +66,8 @@ type mesh struct {
 	peers   atomic.Pointer[rpc.Peers]
 	server  *rpc.Server
 
+	drives atomic.Pointer[func(context.Context) []console.DriveStatus] // of this node
+
 	ctx     context.Context // of what serves and watches; ends with close
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -87,8 +91,19 @@ func newMesh(cfg *config.Server, ln net.Listener, self disk.ID, log *slog.Logger
 	m.mux.Handle(mRenew, func(_ context.Context, from rpc.Peer, csr []byte) ([]byte, error) {
 		return m.manager.Load().Issue(csr, from.Node)
 	})
+	m.mux.Handle(mDrives, func(ctx context.Context, _ rpc.Peer, _ []byte) ([]byte, error) {
+		tell := m.drives.Load()
+		if tell == nil {
+			return nil, errs.E("server.Drives", errs.Unavailable, "the node is starting")
+		}
+		b, err := json.Marshal((*tell)(ctx))
+		return b, errs.As("server.Drives", errs.Internal, err)
+	})
 	return m
 }
+
+// tellDrives says what other nodes are told of the drives of this one.
+func (m *mesh) tellDrives(f func(context.Context) []console.DriveStatus) { m.drives.Store(&f) }
 
 // close ends everything. Leaving is announced, so that nobody takes this process for failed.
 func (m *mesh) close(ctx context.Context) error {

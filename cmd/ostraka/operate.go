@@ -74,7 +74,8 @@ const (
 type operator struct {
 	set      driveSet
 	control  replacer
-	prepared func() // called when a replacement is ready for healing
+	self     disk.ID // this node; zero for a process that is alone
+	prepared func()  // called when a replacement is ready for healing
 	log      *slog.Logger
 
 	kick chan struct{} // capacity 1: prepare now
@@ -121,7 +122,7 @@ func (o *operator) prepare(ctx context.Context) {
 	o.round = make(chan struct{})
 	o.mu.Unlock()
 	defer close(ended)
-	list := o.control.State().Replacements()
+	list := o.own()
 	for _, r := range list {
 		o.mu.Lock()
 		num, done := o.ready[r.ID]
@@ -173,6 +174,18 @@ func (o *operator) prepareOne(ctx context.Context, r cluster.Replacement) error 
 	return o.set.Adopt(ctx, r.Path, disk.Identity{Cluster: o.set.Cluster(), Drive: r.NewID, Num: r.New})
 }
 
+// own are the replacements by drives of this node: it prepares them, and repairs them. A drive is replaced by
+// one of its own node only, which therefore can close it.
+func (o *operator) own() (list []cluster.Replacement) {
+	st := o.control.State()
+	for _, r := range st.Replacements() {
+		if d, ok := st.Layout().Drive(r.New); !ok || d.Node == o.self {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
 // Replacements implements console.Operator.
 func (o *operator) Replacements() []console.Replacement {
 	var out []console.Replacement
@@ -197,7 +210,7 @@ func (o *operator) forHealing() []heal.Replacement {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var out []heal.Replacement
-	for _, r := range o.control.State().Replacements() {
+	for _, r := range o.own() {
 		if num, ok := o.ready[r.ID]; ok && num == r.New {
 			out = append(out, heal.Replacement{ID: r.ID, Old: r.Old, New: r.New, Joined: r.Phase == cluster.Shards, Begun: time.Unix(0, r.Begun)})
 		}
@@ -265,7 +278,7 @@ func (o *operator) Replace(ctx context.Context, old uint16, path string) (consol
 	}
 	id := disk.NewID() // the same in each try: then it is begun once
 	err := persist(ctx, func() (err error) {
-		r, err = o.control.BeginReplace(ctx, old, placement.Drive{ID: id}, path) // the commit point
+		r, err = o.control.BeginReplace(ctx, old, placement.Drive{ID: id, Node: o.self}, path) // the commit point
 		return err
 	})
 	if err != nil {

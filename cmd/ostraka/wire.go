@@ -192,7 +192,10 @@ func (s *stack) openDrives(ctx context.Context, cfg *config.Server, log *slog.Lo
 // startHeal runs the repairs beside the requests.
 func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Logger) {
 	s.operator = newOperator(s.set, s.control, func() { s.healer.Load().Trigger() }, log)
-	h := heal.New(heal.Config{
+	if s.mesh != nil {
+		s.operator.self = s.mesh.self
+	}
+	hc := heal.Config{
 		Meta: s.meta, Layout: s.layout, Buckets: s.store, Drives: s.healDrives(), Logger: log,
 		Replacements: s.operator.forHealing, Control: movers{s.control.Control}, Fences: s.control.fences, Load: func() int { return int(s.inFlight.Load()) },
 		Settings: settingsOf(s.control.State()),
@@ -203,7 +206,11 @@ func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Log
 			}
 			return open
 		},
-	})
+	}
+	if s.mesh != nil {
+		hc.Moves = planMover{s.control.Control}
+	}
+	h := heal.New(hc)
 	ctx, s.stopHeal = context.WithCancel(context.WithoutCancel(ctx))
 	s.healer.Store(h)
 	if cfg.Role != config.GatewayRole { // what is to be repaired lies on the drives, and so do those who repair it
@@ -303,12 +310,17 @@ func (s *stack) openFront(cfg *config.Server, keys rootkeys.Keys, log *slog.Logg
 	backlog := repairBacklog{s.set}
 	metrics := console.NewMetrics(console.Sources{Drives: s.set, Samples: samples, Stats: s.store.Stats, Backlog: backlog,
 		Healer: s.healer.Load(), Version: version})
-	admin := console.New(console.Config{
+	cfgConsole := console.Config{
 		Version: version, Profile: profileName(s.layout().Profile()), Cluster: s.set.Cluster(), Region: cfg.Region, Started: time.Now(),
 		Layout: s.layout, Buckets: func() int { return len(s.control.State().Buckets()) }, Operator: s.operator, Healer: s.healer.Load(),
 		Tuner: tuner{s.control.Control, s.healer.Load().Configure}, Usager: usager{s.store}, Drives: s.set, Samples: samples,
 		Inspector: s.store, Backlog: backlog, Verifier: adminVerifier, Ready: s.ready, Metrics: metrics.Handler(), Logger: log,
-	})
+	}
+	if s.mesh != nil {
+		s.mesh.tellDrives(func(ctx context.Context) []console.DriveStatus { return console.LocalStatuses(ctx, s.set, samples) })
+		cfgConsole.Here, cfgConsole.Nodes, cfgConsole.Planner = s.here, s.nodeStatuses, planner{s, log}
+	}
+	admin := console.New(cfgConsole)
 	if cfg.Role == config.NodeRole {
 		s.handler = admin
 		return

@@ -1,0 +1,332 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ostraka/ostraka/console"
+	"github.com/ostraka/ostraka/internal/errs"
+)
+
+func nodeAdminCommand(p process, e *endpoint) *cobra.Command {
+	return group("node", "Look at the nodes of the cluster, and drain one", nodeListCommand(p, e), drainNodeCommand(p, e))
+}
+
+func nodeListCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	return jsonFlag(&cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List the nodes, and what of the cluster does not serve",
+		Long: `Lists the nodes of the cluster, and what does not serve now. A node is added by starting it with --join: see
+ostraka server --help. Its drives have places once a plan is applied: ostraka admin layout plan.`,
+		Args: exactly(0, "list takes no argument"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return show(cmd, p, e, request{method: http.MethodGet, path: "nodes"}, asJSON, printNodes)
+		},
+	}, &asJSON)
+}
+
+func printNodes(w io.Writer, l *console.NodeList) error {
+	t := table(w)
+	if len(l.Nodes) == 0 {
+		fmt.Fprint(t, "the store is one process, and no cluster\n")
+		return t.Flush()
+	}
+	fmt.Fprint(t, "NAME\tZONE\tROLES\tSTATE\tNODE ADDRESS\tS3\tDRIVES\tID\n")
+	for _, n := range l.Nodes {
+		state := n.State
+		if n.Leader {
+			state += ", leads"
+		}
+		if n.Flapping {
+			state += ", flapping"
+		}
+		drives := fmt.Sprint(len(n.Members))
+		if len(n.Away) > 0 {
+			drives += fmt.Sprintf(", %d away", len(n.Away))
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Zone, strings.Join(n.Roles, "+"), state, n.Address, n.S3, drives, n.ID)
+	}
+	for _, what := range l.Missing {
+		fmt.Fprintf(t, "\nMISSING: %s", what)
+	}
+	if len(l.Missing) > 0 {
+		fmt.Fprintln(t)
+	}
+	return t.Flush()
+}
+
+func layoutCommand(p process, e *endpoint) *cobra.Command {
+	return group("layout", "See who has which places, and change it", layoutShowCommand(p, e), layoutPlanCommand(p, e), layoutApplyCommand(p, e),
+		layoutRevertCommand(p, e), layoutHistoryCommand(p, e))
+}
+
+func layoutShowCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	return jsonFlag(&cobra.Command{
+		Use:   "show",
+		Short: "Show the layout: how many places each drive has, and the plan that is carried out",
+		Args:  exactly(0, "show takes no argument"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return show(cmd, p, e, request{method: http.MethodGet, path: "layout"}, asJSON, printLayout)
+		},
+	}, &asJSON)
+}
+
+func printLayout(w io.Writer, l *console.LayoutReport) error {
+	t := table(w)
+	fmt.Fprintf(t, "layout %d, profile %s, %d partitions\n\nDRIVE\tNODE\tZONE\tSIZE\tPLACES\n", l.Number, l.Profile, l.Partitions)
+	for _, d := range l.Drives {
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%d\n", d.Drive, d.Node, d.Zone, sizeOf(d.Capacity), d.Places)
+	}
+	if l.Expects > 0 {
+		fmt.Fprintf(t, "\nthe new cluster waits for %d nodes with drives, and is laid out then\n", l.Expects)
+	}
+	if x := l.Plan; x != nil {
+		fmt.Fprintf(t, "\nplan %d for layout %d, since %s: %d of %d moves are over, the shards of %d follow, %d are not begun\n", x.ID, x.Layout, moment(&x.Begun), x.Done, x.Total, x.Moving, x.Planned)
+		if len(x.Leaving) > 0 {
+			fmt.Fprintf(t, "%s will leave the layout\n", numbered(x.Leaving))
+		}
+	}
+	return t.Flush()
+}
+
+func sizeOf(n uint64) string {
+	if n == 0 {
+		return "not known"
+	}
+	return bytesOf(int64(n))
+}
+
+func layoutHistoryCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	return jsonFlag(&cobra.Command{
+		Use:   "history",
+		Short: "Show the plans that have ended",
+		Args:  exactly(0, "history takes no argument"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return show(cmd, p, e, request{method: http.MethodGet, path: "layout"}, asJSON, func(w io.Writer, l *console.LayoutReport) error {
+				t := table(w)
+				fmt.Fprint(t, "PLAN\tFOR LAYOUT\tBEGUN\tMOVES\n")
+				for _, r := range l.History {
+					how := fmt.Sprint(r.Done)
+					if r.Reverted {
+						how += ", then reverted"
+					}
+					fmt.Fprintf(t, "%d\t%d\t%s\t%s\n", r.ID, r.Layout, moment(&r.Begun), how)
+				}
+				return t.Flush()
+			})
+		},
+	}, &asJSON)
+}
+
+// drains defines the flags of what a plan is made for.
+func drains(c *cobra.Command, q *console.PlanRequest) (drives *[]string) {
+	c.Flags().StringSliceVar(&q.DrainNodes, "drain-node", nil, "`NODE` (name or id) whose drives are to have no places any more; may be repeated")
+	return c.Flags().StringSlice("drain-drive", nil, "`NUMBER` of a drive that is to have no places any more; may be repeated")
+}
+
+func driveNumbersOf(list []string) (nums []uint16, err error) {
+	for _, text := range list {
+		n, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || n == 0 {
+			return nil, errs.E("admin", errs.Invalid, fmt.Sprintf("%q is no number of a drive, as `ostraka admin drive list` shows them", text))
+		}
+		nums = append(nums, uint16(n))
+	}
+	return nums, nil
+}
+
+func layoutPlanCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	var q console.PlanRequest
+	var drives *[]string
+	c := &cobra.Command{
+		Use:   "plan",
+		Short: "Plan a layout over all drives: who gets what, how much moves, what may be lost. Nothing is changed",
+		Long: `Plans a layout in which all drives of the cluster have places by their size, but for those that are drained. It
+says how much moves, what may be lost afterwards, and why anything is not ideal. Nothing is changed.
+ostraka admin layout apply, with the number that it prints and the same flags, begins it.`,
+		Example: `  ostraka admin layout plan
+  ostraka admin layout plan --drain-node node5`,
+		Args: exactly(0, "plan takes no argument"),
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if q.DrainDrives, err = driveNumbersOf(*drives); err != nil {
+				return err
+			}
+			return show(cmd, p, e, request{method: http.MethodPost, path: "layout/plan", body: q}, asJSON, printPlan)
+		},
+	}
+	drives = drains(c, &q)
+	return jsonFlag(c, &asJSON)
+}
+
+func printPlan(w io.Writer, r *console.PlanReport) error {
+	t := table(w)
+	fmt.Fprint(t, "DRIVE\tNODE\tZONE\tSIZE\tPLACES\tTHEN\tMOVES IN\tMOVES OUT\n")
+	for _, d := range r.Drives {
+		then := fmt.Sprint(d.After)
+		if d.Leaving {
+			then = "leaves"
+		}
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", d.Drive, d.Node, d.Zone, sizeOf(d.Capacity), d.Before, then, bytesOf(int64(d.BytesIn)), bytesOf(int64(d.BytesOut)))
+	}
+	fmt.Fprintf(t, "\nmoves\t%d of places (at least %d are needed), about %s\n", r.Moves, r.Least, bytesOf(int64(r.Bytes)))
+	if r.UsableAfter > 0 {
+		fmt.Fprintf(t, "room\t%s usable, before %s; within the constraints at most %s\n", bytesOf(int64(r.UsableAfter)), bytesOf(int64(r.UsableBefore)), bytesOf(int64(r.Limit)))
+	}
+	fmt.Fprintf(t, "may be lost\tdrives %d, nodes %d, zones %d; before: drives %d, nodes %d, zones %d\n", r.After.Drives, r.After.Nodes, r.After.Zones,
+		r.Before.Drives, r.Before.Nodes, r.Before.Zones)
+	for _, d := range r.Domains {
+		says := "nothing stops"
+		if d.Unreadable > 0 {
+			says = fmt.Sprintf("%d partitions cannot be read, %d not be written", d.Unreadable, d.NoWrites)
+		} else if d.NoWrites > 0 {
+			says = fmt.Sprintf("all can be read, %d partitions not be written", d.NoWrites)
+		}
+		fmt.Fprintf(t, "without %s\t%s\n", d.Name, says)
+	}
+	for _, why := range r.Reasons {
+		fmt.Fprintf(t, "not ideal\t%s\n", why)
+	}
+	if r.ID != 0 {
+		fmt.Fprintf(t, "\nplan %d is carried out; ostraka admin layout show tells how far it is\n", r.ID)
+	} else {
+		fmt.Fprintf(t, "\nto begin it: ostraka admin layout apply %d%s\n", r.Layout, leavingFlags(r))
+	}
+	return t.Flush()
+}
+
+// leavingFlags are the flags that make the same plan again.
+func leavingFlags(r *console.PlanReport) string {
+	var b strings.Builder
+	for _, num := range r.Leaving {
+		fmt.Fprintf(&b, " --drain-drive %d", num)
+	}
+	return b.String()
+}
+
+func layoutApplyCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	var q console.ApplyRequest
+	var drives *[]string
+	c := &cobra.Command{
+		Use:   "apply LAYOUT",
+		Short: "Begin the plan that was made for layout number LAYOUT",
+		Long: `Begins the plan that ostraka admin layout plan showed for this number of the layout, with the same flags. If the
+layout has changed since it is refused (exit code 3): plan again. The moves go on by themselves, over
+restarts, while the store serves.`,
+		Args: exactly(1, "the number that the plan was made for has to be given, as `ostraka admin layout plan` prints it"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if q.Layout, err = strconv.ParseUint(args[0], 10, 64); err != nil || q.Layout == 0 {
+				return errs.E("admin", errs.Invalid, fmt.Sprintf("%q is no number of a layout", args[0]))
+			}
+			if q.DrainDrives, err = driveNumbersOf(*drives); err != nil {
+				return err
+			}
+			return show(cmd, p, e, request{method: http.MethodPost, path: "layout/apply", body: q}, asJSON, printPlan)
+		},
+	}
+	drives = drains(c, &q.PlanRequest)
+	return jsonFlag(c, &asJSON)
+}
+
+func layoutRevertCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	return jsonFlag(&cobra.Command{
+		Use:   "revert PLAN",
+		Short: "Drop what was not begun of the plan with this id; what was begun is completed",
+		Args:  exactly(1, "the id of the plan has to be given, as `ostraka admin layout show` prints it"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := strconv.ParseUint(args[0], 10, 64)
+			if err != nil {
+				return errs.E("admin", errs.Invalid, fmt.Sprintf("%q is no id of a plan", args[0]))
+			}
+			return show(cmd, p, e, request{method: http.MethodPost, path: "layout/revert", body: console.RevertRequest{Plan: id}}, asJSON, printLayout)
+		},
+	}, &asJSON)
+}
+
+// drain plans without some drives, shows that, asks, and begins it.
+func drain(cmd *cobra.Command, p process, e *endpoint, q console.PlanRequest, sure bool) error {
+	var r console.PlanReport
+	if _, err := e.send(cmd.Context(), request{method: http.MethodPost, path: "layout/plan", body: q}, &r); err != nil {
+		return err
+	}
+	if err := printPlan(p.stdout, &r); err != nil {
+		return err
+	}
+	if err := p.ask(sure); err != nil {
+		return err
+	}
+	var begun console.PlanReport
+	if _, err := e.send(cmd.Context(), request{method: http.MethodPost, path: "layout/apply", body: console.ApplyRequest{Layout: r.Layout, PlanRequest: q}}, &begun); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(p.stdout, "plan %d is carried out; ostraka admin layout show tells how far it is\n", begun.ID)
+	return err
+}
+
+func drainDriveCommand(p process, e *endpoint) *cobra.Command {
+	var sure bool
+	c := &cobra.Command{
+		Use:     "drain NUMBER...",
+		Short:   "Move everything off drives that still serve, and take them out of the layout",
+		Example: "  ostraka admin drive drain 7 8",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			nums, err := driveNumbersOf(args)
+			if err != nil {
+				return err
+			}
+			return drain(cmd, p, e, console.PlanRequest{DrainDrives: nums}, sure)
+		},
+	}
+	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
+	return c
+}
+
+func drainNodeCommand(p process, e *endpoint) *cobra.Command {
+	var sure bool
+	c := &cobra.Command{
+		Use:     "drain NODE",
+		Short:   "Move everything off the drives of a node, and take them out of the layout",
+		Example: "  ostraka admin node drain node5",
+		Args:    exactly(1, "the name or the id of the node has to be given, as `ostraka admin node list` shows them"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return drain(cmd, p, e, console.PlanRequest{DrainNodes: args}, sure)
+		},
+	}
+	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
+	return c
+}
+
+func addDriveCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	return jsonFlag(&cobra.Command{
+		Use:   "add PATH",
+		Short: "Make an empty directory of a node of a cluster a new drive",
+		Long: `Makes the empty directory PATH, one of those that the addressed node was started with, a drive of the cluster. It
+has no places before a plan is applied: ostraka admin layout plan.`,
+		Example: "  ostraka admin drive add /mnt/d5 --endpoint http://10.0.0.3:9000",
+		Args:    exactly(1, "the path of the new, empty drive has to be given, as `ostraka admin drive list` shows it"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := filepath.Abs(args[0])
+			if err != nil {
+				return errs.As("admin", errs.Invalid, err)
+			}
+			return show(cmd, p, e, request{method: http.MethodPost, path: "drives/add", body: console.AddDriveRequest{Path: path}}, asJSON, func(w io.Writer, a *console.AddDriveAnswer) error {
+				_, err := fmt.Fprintf(w, "%s is drive %d; it has places once a plan is applied: ostraka admin layout plan\n", a.Path, a.Drive)
+				return err
+			})
+		},
+	}, &asJSON)
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/ostraka/ostraka/cluster"
+	"github.com/ostraka/ostraka/console"
+	"github.com/ostraka/ostraka/heal"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// planner implements console.Planner: it plans layouts, and has them applied.
+type planner struct {
+	s   *stack
+	log *slog.Logger
+}
+
+var (
+	_ console.Planner  = planner{}
+	_ heal.MoveControl = planMover{}
+)
+
+// usageWithin bounds the question how much the drives hold.
+const usageWithin = 5 * time.Second
+
+// plan computes the layout that q asks for.
+func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Plan, *placement.Layout, error) {
+	const op = "server.Plan"
+	st := p.s.control.State()
+	l := st.Layout()
+	if n := st.Expects().Nodes; n > 0 {
+		return nil, nil, errs.E(op, errs.Precondition, fmt.Sprintf("the new cluster waits for %d nodes, and is laid out then", n))
+	}
+	if len(st.Replacements()) > 0 {
+		return nil, nil, errs.E(op, errs.Precondition, "drives are being replaced: wait for that first")
+	}
+	leaving := map[uint16]bool{}
+	for _, num := range q.DrainDrives {
+		if _, ok := l.Drive(num); !ok {
+			return nil, nil, errs.E(op, errs.NotFound, fmt.Sprintf("drive %d is not in the layout", num))
+		}
+		leaving[num] = true
+	}
+	for _, name := range q.DrainNodes {
+		var of []cluster.Node
+		for _, n := range st.Nodes() {
+			if n.Name == name || n.ID.String() == name {
+				of = append(of, n)
+			}
+		}
+		if len(of) != 1 {
+			return nil, nil, errs.E(op, errs.NotFound, fmt.Sprintf("%d nodes have the name or id %q; `ostraka admin node list` shows them", len(of), name))
+		}
+		for _, d := range st.DrivesOf(of[0].ID) {
+			leaving[d.Num] = true
+		}
+	}
+	goal := placement.Goal{Average: p.average(ctx, l)}
+	for _, d := range l.Drives() {
+		goal.Drives = append(goal.Drives, placement.GoalDrive{Drive: d, Leaving: leaving[d.Num]})
+	}
+	plan, err := placement.NewPlan(l, goal)
+	return plan, l, err
+}
+
+// average is what one member of one partition holds, in bytes, as far as drives answer.
+func (p planner) average(ctx context.Context, l *placement.Layout) uint64 {
+	ctx, cancel := context.WithTimeout(ctx, usageWithin)
+	defer cancel()
+	type answer struct {
+		bytes  int64
+		places int
+	}
+	answers := make(chan answer)
+	for _, d := range l.Drives() {
+		go func() { // ends with ctx
+			var a answer
+			if drive, ok := p.s.fleet.Shards(d.Num); ok {
+				if _, bytes, err := drive.ShardUsage(ctx); err == nil {
+					a = answer{bytes, len(l.PartitionsOf(d.Num))}
+				}
+			}
+			answers <- a
+		}()
+	}
+	var bytes, places uint64
+	for range l.Drives() {
+		a := <-answers
+		bytes, places = bytes+uint64(a.bytes), places+uint64(a.places)
+	}
+	return bytes / max(places, 1)
+}
+
+// report says a plan in the words of the console.
+func (p planner) report(plan *placement.Plan, l *placement.Layout) console.PlanReport {
+	r := console.PlanReport{Layout: plan.Layout, Moves: len(plan.Moves), Least: plan.Least, Bytes: plan.Bytes, Reasons: plan.Reasons,
+		UsableBefore: plan.UsableBefore, UsableAfter: plan.UsableAfter, Limit: plan.Limit,
+		Before: exposure(plan.Before), After: exposure(plan.After), Leaving: plan.Leaving}
+	st := p.s.control.State()
+	for _, c := range plan.Changes {
+		d, _ := l.Drive(c.Drive)
+		n, _ := st.Node(d.Node)
+		r.Drives = append(r.Drives, console.DriveChange{Drive: c.Drive, Node: n.Name, Zone: d.Zone, Capacity: d.Capacity, Before: c.Before, After: c.After,
+			BytesIn: c.BytesIn, BytesOut: c.BytesOut, Leaving: slices.Contains(plan.Leaving, c.Drive)})
+	}
+	for i := range plan.After.Domains {
+		a := plan.After.Domains[i]
+		name := "zone " + a.Zone
+		if !a.IsZone {
+			n, _ := st.Node(a.Node)
+			n.ID = a.Node
+			name = "node " + nodeName(n)
+		}
+		r.Domains = append(r.Domains, console.DomainLoss{Name: name, Most: a.Most, NoWrites: a.NoWrites, Unreadable: a.Unreadable})
+	}
+	return r
+}
+
+func exposure(e placement.Exposure) console.Exposure {
+	return console.Exposure{Drives: e.Drives, Nodes: e.Nodes, Zones: e.Zones}
+}
+
+// Plan implements console.Planner.
+func (p planner) Plan(ctx context.Context, q console.PlanRequest) (console.PlanReport, error) {
+	plan, l, err := p.plan(ctx, q)
+	if err != nil {
+		return console.PlanReport{}, err
+	}
+	return p.report(plan, l), nil
+}
+
+// Apply implements console.Planner. The same layout and goal give the same plan, so that its number and what it was
+// asked for are all that has to be said again.
+func (p planner) Apply(ctx context.Context, number uint64, q console.PlanRequest) (console.PlanReport, error) {
+	const op = "server.Apply"
+	plan, l, err := p.plan(ctx, q)
+	if err != nil {
+		return console.PlanReport{}, err
+	}
+	if plan.Layout != number {
+		return console.PlanReport{}, errs.E(op, errs.Precondition, fmt.Sprintf("the plan was for layout %d, and the layout is %d now: plan again", number, plan.Layout))
+	}
+	r := p.report(plan, l)
+	if r.ID, err = p.s.control.ApplyPlan(ctx, plan.Layout, plan.Moves, plan.Leaving); err != nil {
+		if errs.Is(err, errs.Stale) {
+			err = errs.As(op, errs.Precondition, err)
+		}
+		return console.PlanReport{}, err
+	}
+	p.log.Warn("a plan is applied", "plan", r.ID, "layout", number, "moves", len(plan.Moves), "leaving", plan.Leaving)
+	p.s.healer.Load().Trigger()
+	return r, nil
+}
+
+// Revert implements console.Planner.
+func (p planner) Revert(ctx context.Context, id uint64) error {
+	err := p.s.control.RevertPlan(ctx, id)
+	if err == nil {
+		p.log.Warn("a plan is reverted: what was not begun is dropped", "plan", id)
+	}
+	return err
+}
+
+// Layout implements console.Planner.
+func (p planner) Layout() console.LayoutReport {
+	st := p.s.control.State()
+	l := st.Layout()
+	r := console.LayoutReport{Number: l.Number(), Profile: l.Profile().String(), Partitions: l.Partitions(), Expects: int(st.Expects().Nodes), History: []console.PlanRecord{}}
+	places := map[uint16]int{}
+	for i := range l.Partitions() {
+		for _, num := range l.Group(i).Drives {
+			places[num]++
+		}
+	}
+	for _, d := range l.Drives() {
+		n, _ := st.Node(d.Node)
+		r.Drives = append(r.Drives, console.LayoutDrive{Drive: d.Num, Node: n.Name, Zone: d.Zone, Capacity: d.Capacity, Places: places[d.Num]})
+	}
+	if open, ok := st.Plan(); ok {
+		x := &console.OpenPlan{ID: open.ID, Layout: open.Layout, Begun: time.Unix(0, open.Begun).UTC(), Total: open.Total, Done: open.Done, Reverted: open.Reverted, Leaving: open.Leaving}
+		for _, m := range open.Moves {
+			switch m.State {
+			case cluster.MovePlanned:
+				x.Planned++
+			default:
+				x.Moving++
+			}
+		}
+		r.Plan = x
+	}
+	for _, e := range st.EndedPlans() {
+		r.History = append(r.History, console.PlanRecord{ID: e.ID, Layout: e.Layout, Begun: time.Unix(0, e.Begun).UTC(), Done: e.Done, Reverted: e.Reverted})
+	}
+	return r
+}
+
+// AddDrive implements console.Planner: an empty directory of this process becomes a drive, a member of nothing until a
+// plan is applied.
+func (p planner) AddDrive(ctx context.Context, path string) (uint16, error) {
+	const op = "server.AddDrive"
+	if p.s.mesh == nil {
+		return 0, errs.E(op, errs.Unsupported, "this store is one process: start it with --node-address first, then it can grow")
+	}
+	if err := p.s.set.Recruit(ctx, []string{path}, p.s.number); err != nil {
+		return 0, err
+	}
+	for _, is := range p.s.set.Status() {
+		if is.Path == path && is.Open {
+			return is.Num, nil
+		}
+	}
+	return 0, errs.E(op, errs.Drive, "the drive has a number, and could not be opened: see `ostraka admin drive list`")
+}
+
+// number has the control plane give numbers to new drives of this node.
+func (s *stack) number(ctx context.Context, list []node.Newcomer) ([]uint16, error) {
+	var drives []cluster.NewDrive
+	for _, n := range list {
+		drives = append(drives, cluster.NewDrive{ID: n.Drive, Capacity: n.Capacity})
+	}
+	return s.control.AddDrives(ctx, s.mesh.self, drives)
+}
+
+// planMover is the control plane as moves need it. The process that leads the control plane is the mover; if two
+// think that they are for a moment, the term of the plan lets only one of them go on.
+type planMover struct{ *cluster.Control }
+
+// Plan implements heal.MoveControl.
+func (m planMover) Plan() (heal.MovePlan, bool) {
+	st := m.State()
+	p, open := st.Plan()
+	if !open || !m.Leads() {
+		return heal.MovePlan{}, false
+	}
+	out := heal.MovePlan{ID: p.ID, Begun: time.Unix(0, p.Begun), Total: p.Total, Done: p.Done, Leaving: p.Leaving, Lost: func(num uint16) bool { return m.State().Retired(num) }}
+	for _, x := range p.Moves {
+		out.Moves = append(out.Moves, heal.PlannedMove{Move: x.Move, State: heal.MoveState(x.State), At: x.At})
+	}
+	return out, true
+}
+
+// PublishMoves implements heal.MoveControl.
+func (m planMover) PublishMoves(ctx context.Context, id, term uint64, list []placement.Move, spreads []int, fences []metadata.Fence) error {
+	var told []cluster.BucketFence
+	for _, f := range fences {
+		told = append(told, cluster.BucketFence{Bucket: f.Bucket, Epoch: f.Epoch})
+	}
+	return m.Control.PublishMoves(ctx, id, term, list, spreads, told)
+}

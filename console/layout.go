@@ -1,0 +1,171 @@
+package console
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/ostraka/ostraka/internal/errs"
+)
+
+// Planner plans who has which places, and has plans carried out. Its methods may be called by several goroutines.
+type Planner interface {
+	Layout() LayoutReport
+	// Plan computes a plan and changes nothing. The same layout and request give the same plan.
+	Plan(ctx context.Context, q PlanRequest) (PlanReport, error)
+	// Apply begins the plan that Plan gave for layout number. If the layout is another one by now the error is of kind
+	// Precondition. What was begun goes on by itself, over restarts too.
+	Apply(ctx context.Context, number uint64, q PlanRequest) (PlanReport, error)
+	// Revert drops what of a plan was not begun.
+	Revert(ctx context.Context, id uint64) error
+	// AddDrive makes an empty directory of this process a drive that has no places yet.
+	AddDrive(ctx context.Context, path string) (num uint16, err error)
+}
+
+// LayoutReport is the answer of GET /-/admin/v1/layout.
+type LayoutReport struct {
+	Number     uint64        `json:"number"`
+	Profile    string        `json:"profile"`
+	Partitions uint32        `json:"partitions"`
+	Expects    int           `json:"expects,omitempty"` // nodes that a new cluster waits for
+	Drives     []LayoutDrive `json:"drives"`
+	Plan       *OpenPlan     `json:"plan"`    // that is carried out; null: none
+	History    []PlanRecord  `json:"history"` // plans that have ended, oldest first
+}
+
+// LayoutDrive is a drive of the layout.
+type LayoutDrive struct {
+	Drive    uint16 `json:"drive"`
+	Node     string `json:"node,omitempty"`
+	Zone     string `json:"zone,omitempty"`
+	Capacity uint64 `json:"capacity_bytes"` // 0: not known, counts as the mean of the others
+	Places   int    `json:"places"`         // in partitions
+}
+
+// OpenPlan is a plan that is carried out.
+type OpenPlan struct {
+	ID       uint64    `json:"id"`
+	Layout   uint64    `json:"layout"` // that it was made for
+	Begun    time.Time `json:"begun"`
+	Total    int       `json:"moves"`
+	Done     int       `json:"done"`
+	Moving   int       `json:"moving"`  // begun: the shards follow
+	Planned  int       `json:"planned"` // not begun
+	Reverted bool      `json:"reverted,omitempty"`
+	Leaving  []uint16  `json:"leaving,omitempty"` // drives that leave the layout at its end
+}
+
+// PlanRecord is a plan that has ended.
+type PlanRecord struct {
+	ID       uint64    `json:"id"`
+	Layout   uint64    `json:"layout"`
+	Begun    time.Time `json:"begun"`
+	Done     int       `json:"done"` // moves that were made
+	Reverted bool      `json:"reverted,omitempty"`
+}
+
+// PlanRequest is what a plan is made for: places by size over all drives of the layout, but for those that are drained.
+type PlanRequest struct {
+	DrainDrives []uint16 `json:"drain_drives,omitempty"`
+	DrainNodes  []string `json:"drain_nodes,omitempty"` // names or ids
+}
+
+// ApplyRequest is the body of POST layout/apply.
+type ApplyRequest struct {
+	Layout uint64 `json:"layout"` // the number that the plan was made for
+	PlanRequest
+}
+
+// RevertRequest is the body of POST layout/revert.
+type RevertRequest struct {
+	Plan uint64 `json:"plan"`
+}
+
+// AddDriveRequest is the body of POST drives/add.
+type AddDriveRequest struct {
+	Path string `json:"path"`
+}
+
+// AddDriveAnswer is its answer.
+type AddDriveAnswer struct {
+	Drive uint16 `json:"drive"`
+	Path  string `json:"path"`
+}
+
+// PlanReport is a plan.
+type PlanReport struct {
+	ID           uint64        `json:"id,omitempty"` // of the plan that was applied
+	Layout       uint64        `json:"layout"`       // that it was made for: apply takes it
+	Moves        int           `json:"moves"`
+	Least        int           `json:"least_moves"` // a lower bound for any such plan
+	Bytes        uint64        `json:"bytes"`       // that move, as estimated from what drives hold
+	UsableBefore uint64        `json:"usable_bytes_before"`
+	UsableAfter  uint64        `json:"usable_bytes_after"` // all shards counted; 0: a capacity is not known
+	Limit        uint64        `json:"usable_bytes_limit"` // the most that any layout within the constraints can use
+	Before       Exposure      `json:"may_lose_before"`
+	After        Exposure      `json:"may_lose_after"`
+	Drives       []DriveChange `json:"drives"`
+	Domains      []DomainLoss  `json:"domains"`
+	Leaving      []uint16      `json:"leaving,omitempty"`
+	Reasons      []string      `json:"reasons,omitempty"` // why it is not ideal
+}
+
+// Exposure says how many may be lost at once, whichever they are, with every partition keeping enough members.
+type Exposure struct {
+	Drives int `json:"drives"`
+	Nodes  int `json:"nodes"`
+	Zones  int `json:"zones"`
+}
+
+// DriveChange is what a plan does to a drive.
+type DriveChange struct {
+	Drive    uint16 `json:"drive"`
+	Node     string `json:"node,omitempty"`
+	Zone     string `json:"zone,omitempty"`
+	Capacity uint64 `json:"capacity_bytes"`
+	Before   int    `json:"places_before"`
+	After    int    `json:"places_after"`
+	BytesIn  uint64 `json:"bytes_in"`
+	BytesOut uint64 `json:"bytes_out"`
+	Leaving  bool   `json:"leaving,omitempty"`
+}
+
+// DomainLoss is what the loss of a node or a zone means once a plan is carried out.
+type DomainLoss struct {
+	Name       string `json:"name"`
+	Most       int    `json:"most_members"` // of one partition
+	NoWrites   int    `json:"partitions_without_writes"`
+	Unreadable int    `json:"partitions_unreadable"`
+}
+
+func (h *Handler) planLayout(r *http.Request, q *PlanRequest) (any, error) {
+	return h.Planner.Plan(r.Context(), *q)
+}
+
+func (h *Handler) applyLayout(r *http.Request, q *ApplyRequest) (any, error) {
+	if q.Layout == 0 {
+		return nil, errs.E("console.apply", errs.Invalid, "layout is needed: the number that the plan was made for")
+	}
+	h.replacing.Lock() // what is planned is what is done
+	defer h.replacing.Unlock()
+	return h.Planner.Apply(r.Context(), q.Layout, q.PlanRequest)
+}
+
+func (h *Handler) revertLayout(r *http.Request, q *RevertRequest) (any, error) {
+	if err := h.Planner.Revert(r.Context(), q.Plan); err != nil {
+		return nil, err
+	}
+	return h.Planner.Layout(), nil
+}
+
+func (h *Handler) addDrive(r *http.Request, q *AddDriveRequest) (any, error) {
+	if q.Path == "" {
+		return nil, errs.E("console.addDrive", errs.Invalid, "path is needed: an empty directory that the node was started with")
+	}
+	num, err := h.Planner.AddDrive(r.Context(), q.Path)
+	if err != nil {
+		return nil, err
+	}
+	h.Logger.Info("a drive was added by an operator", "drive", num, "path", q.Path)
+	return &AddDriveAnswer{Drive: num, Path: q.Path}, nil
+}
