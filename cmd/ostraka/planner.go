@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -67,6 +68,9 @@ func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Pl
 		goal.Drives = append(goal.Drives, placement.GoalDrive{Drive: d, Leaving: leaving[d.Num]})
 	}
 	plan, err := placement.NewPlan(l, goal)
+	if err != nil { // what the planner says is about what was asked for
+		err = &errs.Error{Op: op, Kind: errs.KindOf(err), Msg: "there is no such layout: " + errors.Unwrap(err).Error(), Err: err}
+	}
 	return plan, l, err
 }
 
