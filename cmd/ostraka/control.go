@@ -20,6 +20,7 @@ import (
 type control struct {
 	*cluster.Control
 	account string
+	asks    *refresher
 }
 
 var _ object.Control = (*control)(nil)
@@ -64,8 +65,13 @@ func (s *stack) openCopies(ctx context.Context, m *mesh, log *slog.Logger) error
 	if err != nil {
 		return err
 	}
-	s.control = &control{Control: c, account: s.account()}
-	s.onClose(func(context.Context) error { c.Close(); return nil })
+	asks := &refresher{ask: c.Refresh}
+	s.control = &control{Control: c, account: s.account(), asks: asks}
+	s.onClose(func(context.Context) error {
+		c.Close()
+		asks.wait()
+		return nil
+	})
 	if m != nil {
 		m.control.Store(c)
 	}
@@ -152,6 +158,9 @@ func (c *control) Layout() *placement.Layout {
 	}
 	return s.Layout()
 }
+
+// Refresh implements object.Control.
+func (c *control) Refresh(ctx context.Context) error { return c.asks.Refresh(ctx) }
 
 // Bucket returns a bucket as this process knows it.
 func (c *control) Bucket(name string) (object.Bucket, bool) {
