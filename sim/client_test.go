@@ -62,7 +62,7 @@ type session struct {
 // act does one operation at random.
 func (c *client) act() {
 	w := c.w
-	s := w.enter()
+	s := w.enter(c)
 	if s == nil {
 		sleep(time.Second)
 		return
@@ -574,7 +574,7 @@ func (o *session) http(method, path string, b []byte, h http.Header) (code int, 
 	for k, v := range h {
 		req.Header[k] = v
 	}
-	if err := auth.SignRequest(req, auth.Credentials{AccessKeyID: rootAccess, Secret: rootSecret}, "us-east-1", "s3", auth.HashPayload(b), o.w.now()); err != nil {
+	if err := auth.SignRequest(req, auth.Credentials{AccessKeyID: rootAccess, Secret: rootSecret}, "us-east-1", "s3", auth.HashPayload(b), o.s.now()); err != nil {
 		o.w.failf("signing: %v", err)
 		return 0, nil
 	}

@@ -56,12 +56,30 @@ func (w *world) await(what string, done func() bool) bool {
 	return false
 }
 
+// openDrives are the drives that are open, wherever they are.
+func (w *world) openDrives() []*disk.Drive {
+	if w.grid != nil {
+		return w.grid.openDrives()
+	}
+	return w.cur.set.Open()
+}
+
+// localDrive returns an open drive by its number.
+func (w *world) localDrive(num uint16) (*disk.Drive, bool) {
+	for _, d := range w.openDrives() {
+		if d.Num() == num {
+			return d, true
+		}
+	}
+	return nil, false
+}
+
 // quiet reports that no drive has anything left to repair, to settle or to remove.
 func (w *world) quiet() bool { return w.pending() == "" }
 
 // pending names something that is left to do; "" for nothing.
 func (w *world) pending() string {
-	for _, d := range w.cur.set.Open() {
+	for _, d := range w.openDrives() {
 		r, err := d.Repairs(w.cur.ctx, nil, 10)
 		if err != nil || len(r) > 0 {
 			return fmt.Sprintf("repairs of drive %d: %+v %v", d.Num(), r, err)
@@ -279,7 +297,7 @@ func (w *world) endUploads() {
 
 // eachShard visits the shard rows of all drives.
 func (w *world) eachShard(f func(d *disk.Drive, r *disk.ShardRow)) {
-	for _, d := range w.cur.set.Open() {
+	for _, d := range w.openDrives() {
 		var last erasure.ShardID
 		for {
 			rows, err := d.ShardRows(w.cur.ctx, last.Data, last.Chunk, 500)
@@ -324,7 +342,7 @@ func (w *world) orphans() {
 func (w *world) namedElsewhere(r *disk.ShardRow) (bool, error) {
 	l := w.cur.control.Layout()
 	for _, num := range l.Group(l.PartitionOf(r.Address.Bucket, r.Address.Key)).Drives {
-		if d, ok := w.cur.set.Local(num); ok {
+		if d, ok := w.localDrive(num); ok {
 			if named, err := d.Names(w.cur.ctx, r.Address, r.ID.Data); err != nil || named {
 				return named, err
 			}

@@ -43,6 +43,9 @@ type server struct {
 
 	set     *node.Set
 	links   *links
+	clock   func() time.Time
+	member  *member        // what makes it one of a cluster; nil: it is alone
+	inside  sync.WaitGroup // operations of clients
 	control control
 	raft    *cluster.Control // nil with the table
 	meta    *metadata.Client
@@ -59,7 +62,7 @@ type server struct {
 
 // start starts the process over what the drives hold.
 func (w *world) start(ctx context.Context) (_ *server, err error) {
-	s := &server{w: w, links: w.links, asked: make(chan struct{}, 1), prepared: map[uint64]uint16{}}
+	s := &server{w: w, links: w.links, clock: w.now, asked: make(chan struct{}, 1), prepared: map[uint64]uint16{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -113,28 +116,47 @@ func (w *world) start(ctx context.Context) (_ *server, err error) {
 		return g.Epoch, g.Position(drive) >= 0
 	})
 	drives := gateway{s.links, s.set}
-	s.meta = metadata.NewClient(metadata.ClientConfig{Replicas: drives, Logger: log, Now: w.now})
-	s.store = object.New(object.Config{Control: s.control, Drives: drives, Meta: s.meta, Logger: log, Now: w.now,
-		InlineLimit: inlineLimit, ChunkSize: chunkSize, MinPartSize: 1, CacheBytes: w.cache})
-	h := heal.New(heal.Config{Meta: s.meta, Layout: s.control.Layout, Buckets: s.store, Drives: drives, Logger: log, Now: w.now,
-		Replacements: s.forHealing, Control: s.control, Fences: s.fences,
-		Every: time.Minute, OrphanEvery: orphanEvery, OrphanAge: orphanAge,
-		Local: func() (open []node.Drive) {
-			for _, d := range s.set.Open() {
-				if v, ok := drives.Shards(d.Num()); ok {
-					open = append(open, v)
-				}
-			}
-			return open
-		}})
-	s.healing.Go(func() { h.Run(s.ctx) })
-	s.healer.Store(h)
+	s.assemble(drives, heal.Config{Drives: drives, Replacements: s.forHealing, OrphanEvery: orphanEvery, OrphanAge: orphanAge})
 	s.healing.Go(s.operate)
-	verifier := auth.NewVerifier(auth.Config{Keys: rootKey{}, AnyRegion: true, Now: w.now})
-	s.handler = s3api.New(s3api.Config{Store: s3api.Adapt(s.store), Verifier: verifier, Authorizer: auth.RootOnly{}, AnyRegion: true,
-		Logger: log, Now: w.now, MaxRequests: 100, HostID: "sim"})
 	return s, nil
 }
+
+// drives are all drives, as the register and the object plane find them.
+type drives interface {
+	object.Drives
+	metadata.Replicas
+}
+
+// assemble builds what is above the drives and the control plane, and lets it work. h says what is particular
+// about repairs.
+func (s *server) assemble(all drives, h heal.Config) {
+	log := s.w.log
+	s.meta = metadata.NewClient(metadata.ClientConfig{Replicas: all, Logger: log, Now: s.now})
+	s.store = object.New(object.Config{Control: s.control, Drives: all, Meta: s.meta, Logger: log, Now: s.now,
+		InlineLimit: inlineLimit, ChunkSize: chunkSize, MinPartSize: 1, CacheBytes: s.w.cache})
+	h.Meta, h.Layout, h.Buckets, h.Logger, h.Now = s.meta, s.control.Layout, s.store, log, s.now
+	h.Control, h.Fences, h.Every = s.control, s.fences, time.Minute
+	local := gateway{s.links, s.set}
+	h.Local = func() (open []node.Drive) {
+		for _, d := range s.set.Open() {
+			if v, ok := local.Shards(d.Num()); ok {
+				open = append(open, v)
+			}
+		}
+		return open
+	}
+	healer := heal.New(h)
+	s.healer.Store(healer)
+	if len(s.set.Status()) > 0 { // what is to be repaired lies on the drives, and so do those who repair it
+		s.healing.Go(func() { healer.Run(s.ctx) })
+	}
+	verifier := auth.NewVerifier(auth.Config{Keys: rootKey{}, AnyRegion: true, Now: s.now})
+	s.handler = s3api.New(s3api.Config{Store: s3api.Adapt(s.store), Verifier: verifier, Authorizer: auth.RootOnly{}, AnyRegion: true,
+		Logger: log, Now: s.now, MaxRequests: 100, HostID: "sim"})
+}
+
+// now is the time as this process knows it.
+func (s *server) now() time.Time { return s.clock() }
 
 func (s *server) openControl(ctx context.Context, log *slog.Logger) error {
 	w := s.w
@@ -210,6 +232,9 @@ func (s *server) stop() error {
 	}
 	if s.raft != nil {
 		s.raft.Close()
+	}
+	if s.member != nil {
+		list = append(list, s.member.stop(ctx))
 	}
 	if s.set != nil {
 		list = append(list, s.set.Close(ctx))

@@ -15,29 +15,37 @@ import (
 )
 
 var (
-	flagRuns   = flag.Int("runs", 0, "how many seeds to run; 0: a short slice")
-	flagSeed   = flag.Uint64("seed", 0, "run this seed alone")
-	flagFrom   = flag.Uint64("from", 1, "the first seed")
-	flagTrace  = flag.Bool("trace", false, "print what happened")
-	flagKeep   = flag.String("keep", "", "a directory that gets the trace of each run that fails")
-	flagFaults = flag.String("faults", "", "only these faults, by name, separated by commas")
+	flagRuns    = flag.Int("runs", 0, "how many seeds to run; 0: a short slice")
+	flagSeed    = flag.Uint64("seed", 0, "run this seed alone")
+	flagFrom    = flag.Uint64("from", 1, "the first seed")
+	flagTrace   = flag.Bool("trace", false, "print what happened")
+	flagKeep    = flag.String("keep", "", "a directory that gets the trace of each run that fails")
+	flagCluster = flag.Bool("cluster", false, "seeds are of clusters of several processes")
+	flagFaults  = flag.String("faults", "", "only these faults, by name, separated by commas")
 )
 
 // shortRuns fit into a run of all tests. They are brief, and fewer under the race detector: idle
 // hours are thousands of timers, which it makes dear.
 const shortRuns = 10
 
+// shortClusterRuns is the same of clusters; under the race detector there is one.
+const shortClusterRuns = 3
+
 // hungAfter is how long, in this world, a run may take.
 const hungAfter = 10 * time.Minute
 
 type options struct {
-	faults []string
-	brief  bool // minutes of virtual time instead of hours
+	faults  []string
+	cluster bool // several processes
+	brief   bool // minutes of virtual time instead of hours
 }
 
 func TestSim(t *testing.T) {
 	runs, from := *flagRuns, *flagFrom
 	var o options
+	if *flagCluster {
+		t.Skip("-cluster is given")
+	}
 	if runs == 0 && *flagSeed == 0 {
 		o.brief = true
 		if runs = shortRuns; raceEnabled {
@@ -47,6 +55,11 @@ func TestSim(t *testing.T) {
 	if *flagSeed != 0 {
 		runs, from = 1, *flagSeed
 	}
+	playAll(t, from, runs, o)
+}
+
+// playAll runs seeds, and says what they were.
+func playAll(t *testing.T, from uint64, runs int, o options) {
 	if *flagFaults != "" {
 		o.faults = strings.Split(*flagFaults, ",")
 	}
@@ -73,10 +86,15 @@ func play(t *testing.T, seed uint64, o options) (w *world, virtual time.Duration
 	defer watchdog.Stop()
 	began := time.Now()
 	left := bubble(t, func() {
-		w = newWorld(seed, *flagTrace || *flagKeep != "")
-		w.brief = o.brief
-		w.raft = w.raft && !o.brief
-		w.run(o)
+		if tracing := *flagTrace || *flagKeep != ""; o.cluster {
+			w = newGrid(seed, tracing)
+			w.grid.run(o)
+		} else {
+			w = newWorld(seed, tracing)
+			w.brief = o.brief
+			w.raft = w.raft && !o.brief
+			w.run(o)
+		}
 		w.bury()
 		virtual = time.Since(w.began)
 	})

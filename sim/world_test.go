@@ -40,6 +40,7 @@ type world struct {
 	olds    []uint16       // drives that were replaced
 	faults  map[string]int // how often each happened
 	skew    atomic.Int64   // of the process's clock, in nanoseconds
+	grid    *grid          // of a store of several processes; nil: there is one
 	ahead   atomic.Int64   // the largest it was
 
 	hist   *history
@@ -47,8 +48,7 @@ type world struct {
 
 	// mu guards the fields below.
 	mu       sync.Mutex
-	cur      *server // nil while the process is down
-	inside   *sync.WaitGroup
+	cur      *server // nil while the process is down; of several, the one that the judge asks
 	problems []string
 	trace    strings.Builder
 	versions []version
@@ -77,12 +77,7 @@ func newWorld(seed uint64, tracing bool) *world {
 func newWorldOf(seed uint64, rng *rand.Rand, p erasure.Profile, n int, tracing bool) *world {
 	w := &world{profile: p, seed: seed, rng: rng, began: time.Now(), faults: map[string]int{}, tracing: tracing, log: slog.New(slog.DiscardHandler)}
 	if tracing {
-		w.log = slog.New(slog.NewTextHandler(traceWriter{w}, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-			if a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}}))
+		w.log = w.traceLog()
 	}
 	w.raft = rng.IntN(8) == 0
 	w.cache = []int64{-1, 1 << 20}[rng.IntN(2)]
@@ -146,17 +141,21 @@ func (w *world) counted(res string) {
 	}
 }
 
-// enter returns the process, if it is up, for one operation; leave ends it.
-func (w *world) enter() *server {
+// enter returns the process that a client turns to, if it is up, for one operation; leave ends it.
+func (w *world) enter(c *client) *server {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.cur != nil {
-		w.inside.Add(1)
+	s := w.cur
+	if w.grid != nil {
+		s = w.grid.turnTo(c)
 	}
-	return w.cur
+	if s != nil {
+		s.inside.Add(1)
+	}
+	return s
 }
 
-func (s *server) leave() { s.w.inside.Done() }
+func (s *server) leave() { s.inside.Done() }
 
 // boot starts the process, and tries again while drives are away.
 func (w *world) boot() bool {
@@ -167,7 +166,7 @@ func (w *world) boot() bool {
 		if err == nil {
 			w.tracef("process started")
 			w.mu.Lock()
-			w.cur, w.inside = s, new(sync.WaitGroup)
+			w.cur = s
 			w.mu.Unlock()
 			return true
 		}
@@ -188,17 +187,17 @@ func (w *world) boot() bool {
 }
 
 // takeDown lets no more operations in.
-func (w *world) takeDown() (*server, *sync.WaitGroup) {
+func (w *world) takeDown() *server {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s, in := w.cur, w.inside
+	s := w.cur
 	w.cur = nil
-	return s, in
+	return s
 }
 
 // powerCut ends the process between two instructions. Every drive keeps what was synced.
 func (w *world) powerCut() {
-	s, inside := w.takeDown()
+	s := w.takeDown()
 	if s == nil {
 		return
 	}
@@ -213,7 +212,7 @@ func (w *world) powerCut() {
 		d.replug(d.clone())
 	}
 	s.cancel()
-	inside.Wait()
+	s.inside.Wait()
 	if err := s.stop(); err != nil {
 		w.tracef("what was left of the process: %v", err)
 	}
@@ -221,12 +220,12 @@ func (w *world) powerCut() {
 
 // shutDown ends the process as an operator does.
 func (w *world) shutDown() {
-	s, inside := w.takeDown()
+	s := w.takeDown()
 	if s == nil {
 		return
 	}
 	w.tracef("shutdown")
-	inside.Wait()
+	s.inside.Wait()
 	if err := s.stop(); err != nil {
 		w.tracef("shutdown: %v", err)
 	}
@@ -313,6 +312,16 @@ func (w *world) bury() {
 		d.cur.dead.Store(true)
 		d.mu.Unlock()
 	}
+}
+
+// traceLog is a log of the product that goes into the trace.
+func (w *world) traceLog() *slog.Logger {
+	return slog.New(slog.NewTextHandler(traceWriter{w}, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
 }
 
 // traceWriter takes the log of the product into the trace, but for the chatter of the record stores.
