@@ -8,6 +8,7 @@
 //	GET  /-/admin/v1/status                         version, profile, drives, repair backlog
 //	GET  /-/admin/v1/drives                         the drives, replacements under way, redundancy
 //	GET  /-/admin/v1/nodes                          the nodes of the cluster, with their drives
+//	POST /-/admin/v1/nodes/remove                   forget a node that is gone for good
 //	GET  /-/admin/v1/layout                         who has how many places, the plan that is carried out, earlier ones
 //	POST /-/admin/v1/layout/plan, apply, revert     plan a layout; begin a plan; drop what of it was not begun
 //	POST /-/admin/v1/drives/add                     make an empty directory of the node a drive
@@ -143,7 +144,7 @@ func New(c Config) *Handler {
 	if c.Planner != nil {
 		gets["layout"] = func(*http.Request) (any, error) { return h.Planner.Layout(), nil }
 		maps.Copy(changes, map[string]func(*http.Request, *auth.Request) (any, error){
-			"layout/plan": change(h.planLayout), "layout/apply": change(h.applyLayout), "layout/revert": change(h.revertLayout), "drives/add": change(h.addDrive),
+			"layout/plan": change(h.planLayout), "layout/apply": change(h.applyLayout), "layout/revert": change(h.revertLayout), "drives/add": change(h.addDrive), "nodes/remove": change(h.removeNode),
 		})
 	}
 	for path, do := range gets {

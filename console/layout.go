@@ -18,6 +18,8 @@ type Planner interface {
 	Apply(ctx context.Context, number uint64, q PlanRequest) (PlanReport, error)
 	// Revert drops what of a plan was not begun.
 	Revert(ctx context.Context, id uint64) error
+	// RemoveNode forgets a node that does not run and has no drives in the layout. The node is named by its name or id.
+	RemoveNode(ctx context.Context, node string) error
 	// AddDrive makes an empty directory of this process a drive that has no places yet.
 	AddDrive(ctx context.Context, path string) (num uint16, err error)
 }
@@ -79,6 +81,11 @@ type ApplyRequest struct {
 // RevertRequest is the body of POST layout/revert.
 type RevertRequest struct {
 	Plan uint64 `json:"plan"`
+}
+
+// NodeRequest is the body of POST nodes/remove.
+type NodeRequest struct {
+	Node string `json:"node"` // name or id
 }
 
 // AddDriveRequest is the body of POST drives/add.
@@ -156,6 +163,14 @@ func (h *Handler) revertLayout(r *http.Request, q *RevertRequest) (any, error) {
 		return nil, err
 	}
 	return h.Planner.Layout(), nil
+}
+
+func (h *Handler) removeNode(r *http.Request, q *NodeRequest) (any, error) {
+	if err := h.Planner.RemoveNode(r.Context(), q.Node); err != nil {
+		return nil, err
+	}
+	h.Logger.Warn("a node was removed by an operator", "node", q.Node)
+	return h.nodes(r)
 }
 
 func (h *Handler) addDrive(r *http.Request, q *AddDriveRequest) (any, error) {

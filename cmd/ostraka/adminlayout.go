@@ -15,7 +15,7 @@ import (
 )
 
 func nodeAdminCommand(p process, e *endpoint) *cobra.Command {
-	return group("node", "Look at the nodes of the cluster, and drain one", nodeListCommand(p, e), drainNodeCommand(p, e))
+	return group("node", "Look at the nodes of the cluster, drain one, forget one", nodeListCommand(p, e), drainNodeCommand(p, e), removeNodeCommand(p, e))
 }
 
 func nodeListCommand(p process, e *endpoint) *cobra.Command {
@@ -307,6 +307,18 @@ func drainNodeCommand(p process, e *endpoint) *cobra.Command {
 	}
 	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
 	return c
+}
+
+func removeNodeCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	return jsonFlag(&cobra.Command{
+		Use:   "remove NODE",
+		Short: "Forget a node that was stopped for good and has no drives in the layout any more",
+		Args:  exactly(1, "the name or the id of the node has to be given, as `ostraka admin node list` shows them"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return show(cmd, p, e, request{method: http.MethodPost, path: "nodes/remove", body: console.NodeRequest{Node: args[0]}}, asJSON, printNodes)
+		},
+	}, &asJSON)
 }
 
 func addDriveCommand(p process, e *endpoint) *cobra.Command {

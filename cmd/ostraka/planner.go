@@ -50,16 +50,11 @@ func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Pl
 		leaving[num] = true
 	}
 	for _, name := range q.DrainNodes {
-		var of []cluster.Node
-		for _, n := range st.Nodes() {
-			if n.Name == name || n.ID.String() == name {
-				of = append(of, n)
-			}
+		n, err := nodeNamed(st, name)
+		if err != nil {
+			return nil, nil, err
 		}
-		if len(of) != 1 {
-			return nil, nil, errs.E(op, errs.NotFound, fmt.Sprintf("%d nodes have the name or id %q; `ostraka admin node list` shows them", len(of), name))
-		}
-		for _, d := range st.DrivesOf(of[0].ID) {
+		for _, d := range st.DrivesOf(n.ID) {
 			leaving[d.Num] = true
 		}
 	}
@@ -72,6 +67,32 @@ func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Pl
 		err = &errs.Error{Op: op, Kind: errs.KindOf(err), Msg: "there is no such layout: " + errors.Unwrap(err).Error(), Err: err}
 	}
 	return plan, l, err
+}
+
+// nodeNamed finds a node by its name, which only one may have, or its id.
+func nodeNamed(st *cluster.State, name string) (cluster.Node, error) {
+	var of []cluster.Node
+	for _, n := range st.Nodes() {
+		if n.Name == name || n.ID.String() == name {
+			of = append(of, n)
+		}
+	}
+	if len(of) != 1 {
+		return cluster.Node{}, errs.E("server.Node", errs.NotFound, fmt.Sprintf("%d nodes have the name or id %q; `ostraka admin node list` shows them", len(of), name))
+	}
+	return of[0], nil
+}
+
+// RemoveNode implements console.Planner.
+func (p planner) RemoveNode(ctx context.Context, name string) error {
+	n, err := nodeNamed(p.s.control.State(), name)
+	if err != nil {
+		return err
+	}
+	if p.s.alive(n.ID) {
+		return errs.E("server.RemoveNode", errs.Precondition, "the node is alive: stop it first")
+	}
+	return p.s.control.RemoveNode(ctx, n.ID)
 }
 
 // average is what one member of one partition holds, in bytes, as far as drives answer.
