@@ -14,25 +14,32 @@ import (
 
 // patience bounds how long one step of a request waits for a partition that is between two epochs.
 type patience struct {
-	end    time.Time // zero: it was not needed yet
-	try    int
-	shared *sharedPatience // of a request of many steps; nil: the step has its own
+	since   time.Time // zero: it was not needed yet
+	counted time.Time // up to when shared knows of it
+	try     int
+	shared  *sharedPatience // of a request of many steps; nil: the step has its own
 }
 
-// sharedPatience is the end of the patience of all steps of a request, whichever first needs some.
+// sharedPatience is what all steps of a request have together: the time in which some step is patient, the tries
+// between its pauses included. Times of several steps that overlap count once; those in which none is do not count.
 type sharedPatience struct {
-	mu  sync.Mutex // guards end
-	end time.Time
+	mu    sync.Mutex // guards all below
+	spent time.Duration
+	until time.Time // the end of what was counted
 }
 
-// from returns the end, which the first call sets.
-func (w *sharedPatience) from(now time.Time) time.Time {
+// left counts the time from a moment until now, and returns what is left.
+func (w *sharedPatience) left(from, now time.Time) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.end.IsZero() {
-		w.end = now.Add(maxPatience)
+	if from.Before(w.until) {
+		from = w.until
 	}
-	return w.end
+	if now.After(from) {
+		w.spent += now.Sub(from)
+		w.until = now
+	}
+	return maxPatience - w.spent
 }
 
 const (
@@ -40,17 +47,22 @@ const (
 	maxPause    = 128 * time.Millisecond
 )
 
+// left is how much patience a step has now, which is patient since its first call.
+func (w *patience) left(now time.Time) time.Duration {
+	if w.since.IsZero() {
+		w.since, w.counted = now, now
+	}
+	left := maxPatience - now.Sub(w.since)
+	if w.shared != nil {
+		left = min(left, w.shared.left(w.counted, now))
+		w.counted = now
+	}
+	return left
+}
+
 // pause waits a moment, longer with each try. It returns false when the patience is over, or ctx is.
 func (w *patience) pause(ctx context.Context) bool {
-	now := time.Now()
-	switch {
-	case !w.end.IsZero():
-	case w.shared != nil:
-		w.end = w.shared.from(now)
-	default:
-		w.end = now.Add(maxPatience)
-	}
-	left := w.end.Sub(now)
+	left := w.left(time.Now())
 	if left <= 0 {
 		return false
 	}
@@ -58,6 +70,7 @@ func (w *patience) pause(ctx context.Context) bool {
 	w.try++
 	t := time.NewTimer(d)
 	defer t.Stop()
+	defer func() { w.left(time.Now()) }() // counted also if the next try succeeds
 	select {
 	case <-t.C:
 		return true
