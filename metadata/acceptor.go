@@ -106,6 +106,7 @@ type mutations struct {
 	keepNamed      bool // what was let go of is garbage though its writer proposed it again
 	staleList      bool // a listing hears drives on which the epochs of its layout are over
 	staleMover     bool // a mover does not know what was published before its term
+	pastEnd        bool // a listing goes on behind where a drive ended that has more
 	noVoid         bool // what a member that was away holds undecided keeps its ballot
 }
 

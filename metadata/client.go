@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ostraka/ostraka/internal/errs"
@@ -27,6 +28,7 @@ type Client struct {
 	closing chan struct{} // closed by Close
 	slots   chan struct{} // one for each operation that settles in the background
 	keys    keyLocks
+	shares  atomic.Pointer[shares] // of the layout that was listed last
 
 	mu       sync.RWMutex // guards what follows
 	closed   bool

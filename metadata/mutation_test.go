@@ -36,6 +36,7 @@ var mutants = []mutant{
 	{"the fence of a bucket refuses Prepares only", mutations{noFenceAccept: true}, 3, 12381, 40000},
 	{"an Accept that comes too late counts as never taken", mutations{hastyRefusal: true}, 2, 300004957, 60000},
 	{"a listing under the fence hears drives without it", mutations{noFencedScan: true}, 4, 100029941, 60000},
+	{"a listing goes on behind where a drive ended that has more", mutations{pastEnd: true}, 3, 11, 4000},
 	{"the last write wins", mutations{lastWriteWins: true}, 3, 17, 4000},
 	{"a delta is applied to whatever is there", mutations{blindDelta: true}, 3, 45, 4000},
 	{"a change of membership wedges n−W+1 members", mutations{wedgeTooFew: true}, 1, 968, 20000},

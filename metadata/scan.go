@@ -2,8 +2,8 @@ package metadata
 
 import (
 	"bytes"
-	"cmp"
 	"context"
+	"math"
 	"slices"
 	"sync"
 
@@ -15,147 +15,6 @@ const (
 	maxResolve = 8  // registers resolved at once by one listing
 	maxGather  = 32 // drives asked at once by one listing
 )
-
-// scanSource answers for one drive of a listing.
-type scanSource struct {
-	drive uint16
-	reply *ScanReply
-}
-
-// candidate is one name of a merged listing: a register, or a common prefix with its smallest
-// witness.
-type candidate struct {
-	addr   Address
-	prefix []byte
-	row    *Row // the newest row that was seen of addr
-	// chosen: row is known to be chosen, or no member that was asked has one newer.
-	chosen bool
-}
-
-// name orders the entries of a page: common prefixes stand among the keys as themselves.
-func (e *ScanEntry) name() []byte {
-	if e.Prefix != nil {
-		return e.Prefix
-	}
-	return e.Address.Key
-}
-
-func compareEntries(a, b *ScanEntry) int {
-	if c := bytes.Compare(a.name(), b.name()); c != 0 {
-		return c
-	}
-	if c := bytes.Compare(a.Address.Upload[:], b.Address.Upload[:]); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.Address.Part, b.Address.Part)
-}
-
-// mergeScan merges the pages of several drives. member says whether a drive's row of a key counts.
-// The result ends at the smallest last name of any truncated page: behind it, that drive may have
-// more. complete is false when the result ends there.
-func mergeScan(sources []scanSource, member func(key []byte, drive uint16) bool) (list []candidate, last *ScanEntry, complete bool) {
-	return mergeRows(sources, member, false)
-}
-
-// mergeRows is mergeScan, with brief rows if they are decoded here.
-func mergeRows(sources []scanSource, member func(key []byte, drive uint16) bool, brief bool) (list []candidate, last *ScanEntry, complete bool) {
-	var bound *ScanEntry
-	for i := range sources {
-		r := sources[i].reply
-		if !r.Truncated {
-			continue
-		}
-		if len(r.Entries) == 0 { // a drive that gave nothing and has more is of no use
-			return nil, nil, false
-		}
-		if e := &r.Entries[len(r.Entries)-1]; bound == nil || compareEntries(e, bound) < 0 {
-			bound = e
-		}
-	}
-	at := make([]int, len(sources))
-	most := 0
-	for i := range sources {
-		most = max(most, len(sources[i].reply.Entries))
-	}
-	list = make([]candidate, 0, most)
-	rows := make([]Row, 0, most) // of the candidates, as far as they do not come decoded
-	voters := make([]*ScanEntry, 0, len(sources))
-	for {
-		var least *ScanEntry
-		for i := range sources {
-			if es := sources[i].reply.Entries; at[i] < len(es) {
-				if e := &es[at[i]]; least == nil || before(e, least) {
-					least = e
-				}
-			}
-		}
-		if least == nil || bound != nil && place(least, bound) > 0 {
-			return list, last, bound == nil
-		}
-		last = least
-		c := candidate{addr: least.Address, prefix: least.Prefix}
-		voters = voters[:0]
-		var best *ScanEntry
-		var highest, id Ballot
-		for i := range sources {
-			es := sources[i].reply.Entries
-			if at[i] >= len(es) || &es[at[i]] != least && place(&es[at[i]], least) != 0 {
-				continue
-			}
-			e := &es[at[i]]
-			at[i]++
-			// Of a prefix, only the rows of the smallest witness count; a drive with a larger one
-			// has no row of the smallest.
-			if e != least && !sameAddress(&e.Address, &least.Address) || !member(e.Address.Key, sources[i].drive) {
-				continue
-			}
-			voters = append(voters, e)
-			if ballot, state, _ := e.heading(); best == nil || highest.Less(ballot) {
-				best, highest, id = e, ballot, state
-			}
-		}
-		if best != nil {
-			for _, e := range voters {
-				_, state, decided := e.heading()
-				c.chosen = c.chosen || decided && state == id
-			}
-			if len(rows) == cap(rows) {
-				rows = make([]Row, 0, most) // those in use stay where they are
-			}
-			rows = append(rows, Row{})
-			if row, err := best.row(&rows[len(rows)-1], brief); err == nil {
-				c.row = row
-			} else {
-				// Whoever makes sure of the candidate asks all drives, and knows what to make of it.
-				rows[len(rows)-1] = Row{}
-				c.row, c.chosen = &rows[len(rows)-1], false
-			}
-		}
-		if c.row != nil || c.prefix != nil {
-			list = append(list, c)
-		}
-	}
-}
-
-// place compares the names only: two entries of one common prefix are at one place.
-func place(a, b *ScanEntry) int {
-	if a.Prefix != nil && b.Prefix != nil {
-		return bytes.Compare(a.Prefix, b.Prefix)
-	}
-	return compareEntries(a, b)
-}
-
-// before orders by place, and witnesses of one prefix by key.
-func before(a, b *ScanEntry) bool {
-	if c := place(a, b); c != 0 || a.Prefix == nil && b.Prefix == nil {
-		return c < 0 // keys that are at one place are the same
-	}
-	return cmp.Or(bytes.Compare(a.Address.Key, b.Address.Key), compareEntries(a, b)) < 0
-}
-
-func sameAddress(a, b *Address) bool {
-	return a.Kind == b.Kind && a.Bucket == b.Bucket && a.Upload == b.Upload && a.Part == b.Part && bytes.Equal(a.Key, b.Key)
-}
 
 // listing runs one Scan over a cover.
 type listing struct {
@@ -198,20 +57,18 @@ func (c *Client) Scan(ctx context.Context, cover placement.Cover, o ScanOptions)
 	return l.page(ctx)
 }
 
-// page fills one page, asking the drives again while it is short.
+// page fills one page. Each drive is asked for its share of it, and asked for more from where it ended if that
+// was too little. What undecided candidates are is found out before they count.
 func (l *listing) page(ctx context.Context) (page ScanPage, err error) {
 	limit := pageLimit(l.o.Limit)
-	m := l.request()
+	m := merger{member: l.members(), brief: l.o.Brief}
+	need := limit + 1 // with the one that tells that more follows
+	if err := l.gather(ctx, &m, l.questions(l.cover.Drives(), nil, need), need); err != nil {
+		return ScanPage{}, err
+	}
+	merged, items := 0, 0 // when the drives were asked last
 	for {
-		m.Limit = limit - len(page.Items) + 1
-		sources, err := l.gather(ctx, &m)
-		if err != nil {
-			return ScanPage{}, err
-		}
-		list, last, complete := mergeRows(sources, l.members(), l.o.Brief)
-		if !complete && last == nil {
-			return ScanPage{}, errs.E("metadata.Scan", errs.Unavailable, "a drive answered with an empty page")
-		}
+		list := m.next(limit - len(page.Items) + 1)
 		if err := l.confirm(ctx, list); err != nil {
 			return ScanPage{}, err
 		}
@@ -233,27 +90,47 @@ func (l *listing) page(ctx context.Context) (page ScanPage, err error) {
 				page.AfterSub = slices.Clone(cand.addr.Upload[:])
 			}
 		}
-		if complete {
+		switch {
+		case m.done():
 			return page, nil
-		}
-		m.After, m.AfterPrefix, m.AfterSub, m.From = last.Address.Key, false, nil, last.Address.Part+1
-		if last.Prefix != nil {
-			m.After, m.AfterPrefix = last.Prefix, true
-		} else if l.o.Kind == KindUpload {
-			m.AfterSub = slices.Clone(last.Address.Upload[:])
+		case m.dry():
+			need = missing(limit+1-len(page.Items), need, m.merged-merged, len(page.Items)-items)
+			merged, items = m.merged, len(page.Items)
+			if err := l.goOn(ctx, &m, need); err != nil {
+				return ScanPage{}, err
+			}
 		}
 	}
+}
+
+// missing estimates how many names a page takes that still lacks some items, when the last need names, as far as they
+// were merged, gave it items. The names of what is gone lie between the others, as many as will.
+func missing(lacks, need, merged, items int) int {
+	if items == 0 {
+		return min(max(lacks, 4*need), maxPage)
+	}
+	return min(max(lacks*merged/items, lacks), maxPage)
 }
 
 func item(c *candidate) ScanItem {
 	return ScanItem{Address: c.addr, Prefix: c.prefix, State: &c.row.State, Version: c.row.State.Current, Latest: true}
 }
 
-func (l *listing) request() ScanRequest {
+// request asks for what lies behind after; nil: for what the listing begins with.
+func (l *listing) request(after *ScanEntry) ScanRequest {
 	o := &l.o
 	m := ScanRequest{Kind: o.Kind, Bucket: o.Bucket, Prefix: o.Prefix, After: o.After, AfterPrefix: o.AfterPrefix,
 		AfterSub: o.AfterSub, Delimiter: o.Delimiter, Upload: o.Upload, From: o.From}
 	m.BucketEpoch, m.Fenced = o.BucketEpoch, o.Fenced
+	if after == nil {
+		return m
+	}
+	m.After, m.AfterPrefix, m.AfterSub, m.From = after.Address.Key, false, nil, after.Address.Part+1
+	if after.Prefix != nil {
+		m.After, m.AfterPrefix = after.Prefix, true
+	} else if o.Kind == KindUpload {
+		m.AfterSub = slices.Clone(after.Address.Upload[:])
+	}
 	return m
 }
 
@@ -268,68 +145,146 @@ func overtaken(r *ScanReply, drive uint16, group func(partition uint32) (placeme
 	return false
 }
 
-// gather asks the drives of the cover, and others in place of those that fail. The error is Stale if the
-// layout is too old, or a partition between two epochs.
-func (l *listing) gather(ctx context.Context, m *ScanRequest) (sources []scanSource, err error) {
-	ask, lay := l.cover.Drives(), l.cover.Layout()
+// shares says of how many partitions of a layout each drive is a member.
+type shares struct {
+	layout  *placement.Layout
+	members map[uint16]int
+}
+
+// sharesOf counts once for each layout.
+func (c *Client) sharesOf(l *placement.Layout) *shares {
+	if s := c.shares.Load(); s != nil && s.layout == l {
+		return s
+	}
+	s := &shares{l, make(map[uint16]int, len(l.Drives()))}
+	for p := range l.Partitions() {
+		for _, d := range l.Group(p).Drives {
+			s.members[d]++
+		}
+	}
+	c.shares.Store(s)
+	return s
+}
+
+// enough is what to ask a drive for that is expected to have mean of the next most names: so much more that hardly
+// one drive of a thousand has more than that, when keys fall into partitions at random.
+func enough(mean float64, most int) int {
+	return min(int(mean+3*math.Sqrt(mean))+3, most)
+}
+
+// question is what one drive is asked.
+type question struct {
+	drive uint16
+	after *ScanEntry // nil: from the beginning of the listing
+	limit int
+}
+
+// questions asks drives for their shares of the next need names behind after.
+func (l *listing) questions(drives []uint16, after *ScanEntry, need int) []question {
+	lay := l.cover.Layout()
+	if l.o.Kind == KindPart { // all in one partition: nobody else has any
+		var list []question
+		g := l.group(l.o.Prefix)
+		for _, d := range drives {
+			if g.Position(d) >= 0 {
+				list = append(list, question{d, after, need})
+			}
+		}
+		return list
+	}
+	shares := l.c.sharesOf(lay)
+	list := make([]question, 0, len(drives))
+	for _, d := range drives {
+		share := float64(shares.members[d]) / float64(lay.Partitions())
+		list = append(list, question{d, after, enough(share*float64(need), need)})
+	}
+	return list
+}
+
+// goOn asks the drives that ended too early for the next need names, and with them those that would end before that:
+// each from where it ended. What a drive has of those names follows from what it had of the names so far.
+func (l *listing) goOn(ctx context.Context, m *merger, need int) error {
+	var ask []question
+	for i := range m.sources {
+		s := &m.sources[i]
+		mean := float64(s.used) / float64(max(m.merged, 1)) * float64(need)
+		if have := len(s.entries); s.more && (have == 0 || float64(have) < mean) {
+			ask = append(ask, question{s.drive, s.end, max(enough(mean, need)-have, 1)})
+		}
+	}
+	return l.gather(ctx, m, ask, need)
+}
+
+// gather asks, and others in place of the drives that fail, for their shares of the next need names. The error is Stale
+// if the layout is too old, or a partition between two epochs.
+func (l *listing) gather(ctx context.Context, m *merger, ask []question, need int) error {
+	lay := l.cover.Layout()
 	group := func(partition uint32) (placement.Group, bool) {
 		if partition >= lay.Partitions() {
 			return placement.Group{}, false
 		}
 		return lay.Group(partition), true
 	}
-	for {
-		replies := make([]*ScanReply, len(ask))
-		var wg sync.WaitGroup
-		slots := make(chan struct{}, maxGather)
-		for i, drive := range ask {
-			slots <- struct{}{}
-			wg.Go(func() {
-				defer func() { <-slots }()
-				replies[i] = l.ask(ctx, drive, m)
-			})
-		}
-		wg.Wait()
+	for len(ask) > 0 {
+		replies := l.askAll(ctx, ask)
 		if ctx.Err() != nil {
-			return nil, errs.Wrap("metadata.Scan", ctx.Err())
+			return errs.Wrap("metadata.Scan", ctx.Err())
 		}
 		var failed []uint16
 		for i, r := range replies {
-			switch {
+			switch drive := ask[i].drive; {
 			case r == nil:
-				failed = append(failed, ask[i])
-			case overtaken(r, ask[i], group):
-				return nil, errs.E("metadata.Scan", errs.Stale, "the drives serve another epoch of a partition")
+				failed = append(failed, drive)
+				m.drop(drive)
+			case overtaken(r, drive, group):
+				return errs.E("metadata.Scan", errs.Stale, "the drives serve another epoch of a partition")
+			case r.Truncated && len(r.Entries) == 0: // it would be asked for ever
+				return errs.E("metadata.Scan", errs.Unavailable, "a drive answered with an empty page")
 			default:
-				sources = append(sources, scanSource{ask[i], r})
+				m.add(drive, r)
 			}
 		}
 		if len(failed) == 0 {
-			return sources, nil
+			return nil
 		}
 		next, added, err := l.cover.Extend(l.c.Rand(), failed...)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		l.cover, ask = next, added
-		if len(ask) == 0 {
-			return sources, nil
-		}
+		l.cover = next
+		ask = l.questions(added, m.last, need)
 	}
+	return nil
 }
 
-func (l *listing) ask(ctx context.Context, drive uint16, m *ScanRequest) *ScanReply {
-	rep, ok := l.c.Replicas.Replica(drive)
+// askAll returns the answers, nil for drives that failed.
+func (l *listing) askAll(ctx context.Context, ask []question) []*ScanReply {
+	replies := make([]*ScanReply, len(ask))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, maxGather)
+	for i := range ask {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			replies[i] = l.ask(ctx, &ask[i])
+		})
+	}
+	wg.Wait()
+	return replies
+}
+
+func (l *listing) ask(ctx context.Context, q *question) *ScanReply {
+	rep, ok := l.c.Replicas.Replica(q.drive)
 	if !ok {
 		return nil
 	}
 	call, cancel := context.WithTimeout(ctx, l.c.CallTimeout)
 	defer cancel()
-	req := *m
-	req.Drive = drive
+	req := l.request(q.after)
+	req.Drive, req.Limit = q.drive, q.limit
 	r, err := rep.Scan(call, &req)
 	if err != nil {
-		l.c.Logger.Debug("a drive failed to list", "drive", drive, "err", err)
+		l.c.Logger.Debug("a drive failed to list", "drive", q.drive, "err", err)
 		return nil
 	}
 	return r

@@ -661,39 +661,126 @@ func (c *proc) startDrop() {
 	}
 }
 
-// list reads the bucket, one page after the other; each hears of a key, and of what was found of it, nil
+// scan reads the bucket, one page after the other; each hears of a key, and of what was found of it, nil
 // where that is nothing. A candidate that is not known to be chosen comes with ok false. Behind the last
 // page, and when a page fails, then is called.
 func (c *proc) scan(after []byte, fence uint64, each func(reg *register, row *Row, ok bool, call int64), then func(ok bool)) {
 	s := c.s
-	var scans []scanSource
-	call := s.clock
-	s.clock++
-	stage := c.wait(func() { then(false) })
-	m := &ScanRequest{Kind: KindObject, Bucket: simBucket, After: after, Limit: 1 + s.rng.IntN(3), Fenced: fence > 0}
-	m.BucketEpoch = fence
-	for _, i := range s.rng.Perm(len(s.drives)) {
-		simSend(c, i, "scan", func(a *Acceptor) (*ScanReply, error) {
-			if !slices.ContainsFunc(s.known(i), func(g placement.Group) bool { return g.Position(uint16(i)) >= 0 }) {
-				return nil, errDown // retired: it serves nothing
-			}
-			return a.Scan(context.Background(), m)
-		}, func(r *ScanReply, err error) {
-			if c.on(stage) && err == nil && overtaken(simCarry(s, r), uint16(i), func(p uint32) (placement.Group, bool) { return c.layout[p], true }) {
-				if c.relisten() {
-					c.scan(after, fence, each, then)
-				}
-				return
-			}
-			if !c.on(stage) || err != nil || slices.ContainsFunc(scans, func(x scanSource) bool { return x.drive == uint16(i) }) {
-				return
-			}
-			if scans = append(scans, scanSource{uint16(i), simCarry(s, r)}); c.covered(scans) {
-				c.stage++
-				c.merge(scans, after, fence, call, each, then)
-			}
-		})
+	l := &simScan{c: c, after: after, fence: fence, call: s.clock, each: each, then: then, waits: map[int]bool{}}
+	l.first = 1 + s.rng.IntN(3)
+	l.m.member = func(key []byte, drive uint16) bool {
+		return c.layout[s.keys[key[1]-'0'].part].Position(drive) >= 0
 	}
+	s.clock++
+	l.stage = c.wait(func() { then(false) })
+	for _, i := range s.rng.Perm(len(s.drives)) {
+		l.ask(i, nil)
+	}
+}
+
+// simScan is a listing from after on, by the merge of the server.
+type simScan struct {
+	c     *proc
+	m     merger
+	after []byte // what was observed ends here
+	fence uint64
+	call  int64 // when the first drive was asked
+	stage int
+	first int          // entries that each drive is asked for at first
+	waits map[int]bool // drives that are asked for more
+	each  func(reg *register, row *Row, ok bool, call int64)
+	then  func(ok bool)
+}
+
+// ask asks drive i for what lies behind an entry; nil: for what the listing begins with.
+func (l *simScan) ask(i int, behind *ScanEntry) {
+	c, s, stage := l.c, l.c.s, l.stage
+	m := &ScanRequest{Kind: KindObject, Bucket: simBucket, After: l.after, Limit: l.first, Fenced: l.fence > 0}
+	if behind != nil {
+		m.After, m.Limit = bytes.Clone(behind.Address.Key), 1+s.rng.IntN(3)
+	}
+	m.BucketEpoch = l.fence
+	simSend(c, i, "scan", func(a *Acceptor) (*ScanReply, error) {
+		if !slices.ContainsFunc(s.known(i), func(g placement.Group) bool { return g.Position(uint16(i)) >= 0 }) {
+			return nil, errDown // retired: it serves nothing
+		}
+		return a.Scan(context.Background(), m)
+	}, func(r *ScanReply, err error) {
+		_, has := l.m.at[uint16(i)]
+		switch {
+		case !c.on(stage) || has != l.waits[i]: // late, or delivered twice
+		case err == nil && overtaken(simCarry(s, r), uint16(i), func(p uint32) (placement.Group, bool) { return c.layout[p], true }):
+			if c.relisten() {
+				c.scan(l.after, l.fence, l.each, l.then)
+			}
+		case err == nil:
+			delete(l.waits, i)
+			l.m.add(uint16(i), simCarry(s, r))
+			l.merge()
+		case l.waits[i]: // others come in its place
+			delete(l.waits, i)
+			l.m.drop(uint16(i))
+			for _, j := range s.rng.Perm(len(s.drives)) {
+				if _, has := l.m.at[uint16(j)]; !has && j != i {
+					l.ask(j, l.m.last)
+				}
+			}
+			l.merge()
+		}
+	})
+}
+
+// merge observes as much as can be merged, and asks for the rest.
+func (l *simScan) merge() {
+	c, s := l.c, l.c.s
+	if len(l.waits) > 0 || !c.covered(l.m.sources) {
+		return
+	}
+	c.stage++
+	most := len(s.keys)
+	if s.with.onward {
+		most = 1 + s.rng.IntN(most)
+	}
+	for i := range l.m.sources {
+		l.m.sources[i].more = l.m.sources[i].more && !s.mut.pastEnd
+	}
+	list := l.m.next(most)
+	s.clock++
+	done, last := l.m.done(), l.m.last
+	for _, reg := range s.keys {
+		if string(reg.addr.Key) <= string(l.after) || !done && (last == nil || string(reg.addr.Key) > string(last.Address.Key)) {
+			continue
+		}
+		i := slices.IndexFunc(list, func(x candidate) bool { return sameAddress(&x.addr, &reg.addr) })
+		if i < 0 {
+			l.each(reg, nil, true, l.call)
+		} else {
+			l.each(reg, list[i].row, list[i].chosen || s.mut.noResolve, l.call)
+		}
+	}
+	if done {
+		l.then(true)
+		return
+	}
+	if last != nil {
+		l.after = bytes.Clone(last.Address.Key)
+	}
+	if !s.with.onward || s.rng.IntN(4) == 0 { // the next page
+		c.scan(l.after, l.fence, l.each, l.then)
+		return
+	}
+	l.stage = c.wait(func() { l.then(false) })
+	for i := range l.m.sources {
+		if x := &l.m.sources[i]; x.dry() || x.more && s.rng.IntN(2) == 0 {
+			l.waits[int(x.drive)] = true
+		}
+	}
+	for _, i := range s.rng.Perm(len(s.drives)) {
+		if l.waits[i] {
+			l.ask(i, l.m.sources[l.m.at[uint16(i)]].end)
+		}
+	}
+	l.merge() // there may be more at hand
 }
 
 // relisten looks at the layout again for a listing, and says whether it is worth another try.
@@ -720,30 +807,6 @@ func (c *proc) covered(scans []scanSource) bool {
 		}
 	}
 	return true
-}
-
-func (c *proc) merge(scans []scanSource, after []byte, fence uint64, call int64, each func(*register, *Row, bool, int64), then func(bool)) {
-	s := c.s
-	list, last, complete := mergeScan(scans, func(key []byte, drive uint16) bool {
-		return c.layout[s.keys[key[1]-'0'].part].Position(drive) >= 0
-	})
-	s.clock++
-	for _, reg := range s.keys {
-		if string(reg.addr.Key) <= string(after) || !complete && string(reg.addr.Key) > string(last.Address.Key) {
-			continue
-		}
-		i := slices.IndexFunc(list, func(x candidate) bool { return sameAddress(&x.addr, &reg.addr) })
-		if i < 0 {
-			each(reg, nil, true, call)
-		} else {
-			each(reg, list[i].row, list[i].chosen || s.mut.noResolve, call)
-		}
-	}
-	if complete {
-		then(true)
-		return
-	}
-	c.scan(bytes.Clone(last.Address.Key), fence, each, then)
 }
 
 // startList observes what a listing says of each key.

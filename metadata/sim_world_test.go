@@ -90,6 +90,7 @@ type features struct {
 	sides   bool // besides, a gateway and some drives are cut off from all others
 	oneWay  bool // gateways do not reach some drives for a while, or do not hear them
 	movers  bool // movers crash in each phase, and others take over
+	onward  bool // listings keep what drives sent, and ask for more where one ended
 }
 
 type sim struct {
@@ -157,6 +158,7 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	more := rand.New(rand.NewPCG(seed, 8))
 	s.with.lag, s.with.oneWay, s.with.movers = more.IntN(3) == 0, more.IntN(5) == 0, more.IntN(3) == 0
 	s.with.sides = more.IntN(2) == 0
+	s.with.onward = more.IntN(2) == 0
 	if mut.moves() {
 		s.with.swap = true // the others prove nothing
 	}
@@ -165,6 +167,9 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	}
 	if mut != (mutations{}) && !mut.moves() && !mut.noFloorLow && !mut.noAborting {
 		s.with.lag, s.with.sides, s.with.oneWay, s.with.movers = false, false, false, false // they show without
+	}
+	if mut != (mutations{}) {
+		s.with.onward = mut.pastEnd
 	}
 	if mut.staleMover {
 		s.with.lag, s.with.movers = true, true
