@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"slices"
 	"strings"
@@ -385,7 +386,8 @@ func secretsOf(s *State, certs ...*tls.Certificate) (all []string) {
 		raw, _ := key.Bytes()
 		add(raw)
 		// What a careless print or marshalling would show of it.
-		all = append(all, key.D.String(), strings.Trim(fmt.Sprint(key.D.Bits()), "[]"))
+		d := new(big.Int).SetBytes(raw)
+		all = append(all, d.String(), strings.Trim(fmt.Sprint(d.Bits()), "[]"))
 	}
 	all = append(all, secretText)
 	for _, cert := range certs {
