@@ -79,12 +79,14 @@ lint: ## gofmt, vet, staticcheck, the import table, known vulnerabilities
 clients: build ## minio-go, aws-sdk-go-v2, the aws CLI, a slice of every fault and of the power cuts against the binary
 	@.ci/tool aws awscli 'the aws CLI cases'
 	@.ci/tool strace strace 'the faults that strace injects'
+	@.ci/tool ss iproute2 'the nodes in network namespaces'
 	go test -count=1 -parallel 6 -timeout 20m ./integration/... -args -ostraka $(CURDIR)/bin/ostraka $(CLIENTS)
 
 .PHONY: integration
 integration: build ## the same at full length: 1 GiB and 5 GiB objects, 10,000 parts, 100 kills
 	@.ci/tool aws awscli 'the aws CLI cases'
 	@.ci/tool strace strace 'the faults that strace injects'
+	@.ci/tool ss iproute2 'the nodes in network namespaces'
 	go test -count=1 -timeout 12h -v ./integration/... -args -ostraka $(CURDIR)/bin/ostraka -long $(CLIENTS)
 
 # Of package integration, what injects a fault.
@@ -93,7 +95,13 @@ FAULTS := ^Test(Fault|Flood|Killed|Drive|StartWith|Shards|MoreShards|RecordStore
 .PHONY: faults
 faults: build ## every fault against the real process at full length; needs root and strace
 	@.ci/tool strace strace 'the faults that strace injects'
+	@.ci/tool ss iproute2 'the nodes in network namespaces'
 	go test -count=1 -timeout 12h -v -run '$(FAULTS)' ./integration -args -ostraka $(CURDIR)/bin/ostraka -long -require-faults
+
+.PHONY: cluster-faults
+cluster-faults: build ## kill, stop and cut off nodes in network namespaces of their own, at full length; needs root and ip
+	@.ci/tool ss iproute2 'the nodes in network namespaces'
+	go test -count=1 -timeout 12h -v -run '^TestFaultCluster' ./integration -args -ostraka $(CURDIR)/bin/ostraka -long -require-faults
 
 .PHONY: powercut
 powercut: build ## cut the power CUTS times (default 300) under load, of this server or POWERCUT='-server …'; needs root
