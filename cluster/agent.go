@@ -135,6 +135,9 @@ func (k *Control) agent() {
 // attend is one round of the agent.
 func (k *Control) attend(ctx context.Context, round int) {
 	k.greet(ctx, round)
+	if len(k.drivesHere()) == 0 {
+		k.startMemory() // until a drive returns; all may have left the layout for good
+	}
 	rep := k.makeReport()
 	var r *reply
 	var err error
@@ -330,7 +333,7 @@ func (k *Control) nameVoter(num uint16, cp *copyOf, gen generationID) (has bool,
 	return false, nil
 }
 
-// startMemory starts the server of a process without drives.
+// startMemory starts the server of a process without drives, unless it runs.
 func (k *Control) startMemory() {
 	id := withNode(raft.ServerID(memoryID+rand.Text()), k.self())
 	k.lifecycle.Lock()

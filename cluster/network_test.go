@@ -441,6 +441,32 @@ func TestAGatewayLearnsInMemoryAndAsksTheLeaderBeforeItSaysNo(t *testing.T) {
 	})
 }
 
+// A node that has lost its last drive, for a while or because it was drained, still learns what is decided.
+func TestANodeWhoseDrivesAreGoneLearnsInMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, list := testCluster(t, "", "", "", "")
+		defer stopAll(list)
+		gone := list[3]
+		num := gone.State().DrivesOf(gone.node.ID)[0].Num
+		gone.DriveLost(num)
+		time.Sleep(2 * awayAfter)
+		createOn(t, list[0], "while-it-is-away")
+		wantBuckets(t, gone, 1)
+		createOn(t, gone, "made-there")
+		gone.DriveReturned(DriveStore{num, gone.kvs[num]})
+		time.Sleep(30 * time.Second)
+		_, learners := nodesOf(list)
+		wantNodes(t, "the learners", learners, 4)
+		for _, x := range configuration(list) {
+			if driveOf(x.ID) == 0 {
+				t.Errorf("%s is still a member, although the drive is back", x.ID)
+			}
+		}
+		createOn(t, list[1], "afterwards")
+		wantBuckets(t, gone, 3)
+	})
+}
+
 func TestTheLossOfALeadersNodeStopsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, list := testCluster(t, "", "", "", "")
