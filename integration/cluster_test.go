@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -209,6 +211,52 @@ func TestThreeServersAreOneStore(t *testing.T) {
 	}
 }
 
+// grows adds a drive to a node, which then is in the layout, without places. via is where the layout is looked at.
+func (m *member) grows(via *member) {
+	m.t.Helper()
+	m.stop(time.Minute)
+	path := m.dirs[0] + "-new"
+	if err := os.Mkdir(path, 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	m.onlyDrives()
+	m.dirs = append(m.dirs, path)
+	m.start()
+	via.complete(3)
+	if out, stderr, err := m.ostraka("admin", "drive", "add", path); err != nil || !strings.Contains(out, "is drive 5") {
+		m.t.Fatalf("drive add: %v: %s%s", err, out, stderr)
+	}
+	var exit *exec.ExitError
+	if _, stderr, err := via.ostraka("admin", "layout", "apply", "1"); !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		m.t.Errorf("a plan for a layout that is past: %v: %s", err, stderr)
+	}
+	out, stderr, err := via.ostraka("admin", "layout", "plan", "--json")
+	var plan struct {
+		Moves  int `json:"moves"`
+		Drives []struct {
+			Drive  int `json:"drive"`
+			Before int `json:"places_before"`
+			After  int `json:"places_after"`
+		} `json:"drives"`
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &plan)
+	}
+	if err != nil || plan.Moves == 0 || len(plan.Drives) != 5 || plan.Drives[4].Before != 0 || plan.Drives[4].After == 0 {
+		m.t.Errorf("a plan for five drives: %v: %s%s", err, out, stderr)
+	}
+
+	// Its disks are not mounted at the next start.
+	m.stop(time.Minute)
+	empty := m.t.TempDir()
+	args := []string{"node", "--address", m.addr, "--join", via.node, "--cluster-secret-file", m.secret}
+	if out := refused(m.t.(*testing.T), m.env, append(append(args, m.args...), empty)...); !strings.Contains(out, "mounted") {
+		m.t.Errorf("a node that had drives starts with an empty directory: %q", out)
+	}
+	m.start()
+	via.complete(3)
+}
+
 func TestAStoreThatWasAloneBecomesACluster(t *testing.T) {
 	t.Parallel()
 	body := randomBody(3, 200_000)
@@ -230,6 +278,8 @@ func TestAStoreThatWasAloneBecomesACluster(t *testing.T) {
 	gateway.get("old", "k", body)
 	gateway.put("old", "new", body)
 	first.get("old", "new", body)
+
+	drives.grows(first)
 
 	// The drives are a node's now: alone they would not see what others write.
 	first.stop(time.Minute)

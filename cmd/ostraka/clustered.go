@@ -156,6 +156,9 @@ func (s *stack) becomeKnown(ctx context.Context, cfg *config.Server, log *slog.L
 	st := s.control.State()
 	for _, n := range st.Nodes() {
 		if cfg.Role != config.GatewayRole && n.ID != s.mesh.self && n.Address == cfg.Advertise && len(st.DrivesOf(n.ID)) > 0 && s.set.Fresh() {
+			if err := s.control.RemoveNode(ctx, s.mesh.self); err != nil {
+				log.Debug("this node stays in the list of nodes", "err", err)
+			}
 			return errs.E("server", errs.Precondition, fmt.Sprintf("at %s was node %s, with %d drives, and all directories here are empty: are their disks mounted? "+
 				"If its drives are lost, give the new node another --node-address", n.Address, nodeName(n), len(st.DrivesOf(n.ID))))
 		}
@@ -313,7 +316,8 @@ func (s *stack) goOn(ctx context.Context, cfg *config.Server, want erasure.Profi
 	}
 	s.locate()
 	m := s.mesh
-	m.running.Go(func() { s.watch(m.ctx, cfg, log) })
+	m.running.Go(func() { s.watch(m.ctx, log) })
+	m.running.Go(func() { s.tell(m.ctx, log) })
 	m.running.Go(func() { s.tend(m.ctx, cfg, log) })
 	return nil
 }
@@ -417,7 +421,7 @@ func (s *stack) healDrives() heal.Drives {
 }
 
 // watch follows what gossip and the control plane say until ctx ends.
-func (s *stack) watch(ctx context.Context, cfg *config.Server, log *slog.Logger) {
+func (s *stack) watch(ctx context.Context, log *slog.Logger) {
 	m := s.mesh
 	seen, stop := m.group.Load().Watch()
 	defer stop()
@@ -425,7 +429,6 @@ func (s *stack) watch(ctx context.Context, cfg *config.Server, log *slog.Logger)
 	defer tick.Stop()
 	var before map[uint16]bool
 	var missing []string
-	told := s.tags()
 	for {
 		changed := s.control.Changed()
 		m.follow(s.control.State())
@@ -449,18 +452,32 @@ func (s *stack) watch(ctx context.Context, cfg *config.Server, log *slog.Logger)
 				log.Info("the cluster is complete")
 			}
 		}
-		if t := s.tags(); !sameTags(t, told) {
-			if err := m.group.Load().UpdateTags(t); err != nil && !errs.Is(err, errs.Timeout) {
-				log.Warn("what this node says of itself could not be told", "err", err)
-			} else {
-				told = t
-			}
-		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
 		case <-seen:
+		case <-tick.C:
+		}
+	}
+}
+
+// tell has gossip say what this node is now, until ctx ends. Telling may take seconds.
+func (s *stack) tell(ctx context.Context, log *slog.Logger) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	var told gossip.Tags
+	for {
+		if t := s.tags(); !sameTags(t, told) {
+			if err := s.mesh.group.Load().UpdateTags(t); err == nil || errs.Is(err, errs.Timeout) { // it spreads later
+				told = t
+			} else if ctx.Err() == nil {
+				log.Warn("what this node says of itself could not be told", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
 		case <-tick.C:
 		}
 	}
