@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
@@ -16,6 +17,11 @@ import (
 // check is the job that verifies everything: every register on all of its members, every shard of every
 // body on its drive. What is found is repaired at once, and what cannot be is on the work lists then. Only a
 // check that left nothing behind makes the store healthy, and a drive that goes away ends that.
+//
+// What is written later no check has seen, so one begins by itself now and then, too. As long as the scrubs read
+// what is there in time, that one reads no shards: it looks whether the rows are equal, and each shard is there in
+// its length (checkState.Light). It reads them if most are younger than what was read: so whatever is written
+// adds one reading or two to those of the scrubs.
 //
 // state, loaded and meter belong to the goroutine of the jobs; h.mu guards the other fields.
 type check struct {
@@ -28,6 +34,7 @@ type check struct {
 	wanted bool       // StartCheck was called
 	taints string     // why the last result does not hold any more, not durable yet
 	lost   lost
+	survey survey
 }
 
 // checkState is kept on every local drive.
@@ -35,6 +42,7 @@ type checkState struct {
 	Serial uint64 // rises with each save: the newest of the drives' copies counts
 	// The check under way, if Begun is not zero.
 	Begun         time.Time
+	Light         bool // shards are looked for, not read
 	After         cursor
 	Walked        bool
 	Done, Total   int64
@@ -43,6 +51,8 @@ type checkState struct {
 	Bad, Repaired int64
 	// The last complete one.
 	Verified          time.Time // zero: none
+	VerifiedFrom      time.Time // when it began: what was written since, it may not have seen
+	Read              time.Time // when the last one began that read all shards; zero: none did
 	VerifiedRegisters int64
 	VerifiedShards    int64
 	VerifiedBytes     int64
@@ -52,7 +62,7 @@ type checkState struct {
 	Lost              []cursor  // registers that are known to be lost, as many as are named
 }
 
-// StartCheck begins a complete check, if none is under way.
+// StartCheck begins a complete check that reads every shard, if none is under way.
 func (h *Healer) StartCheck() {
 	h.mu.Lock()
 	h.check.wanted = true
@@ -89,6 +99,9 @@ func (h *Healer) loadCheck(ctx context.Context) error {
 	if n == 0 {
 		return errors.Join(append(fails, errs.E("heal.check", errs.Unavailable, "no drive is here"))...)
 	}
+	if s := &h.check.state; s.VerifiedFrom.IsZero() { // kept by a version that did not know
+		s.VerifiedFrom, s.Read = s.Verified, s.Verified
+	}
 	h.check.loaded = true
 	h.loadLost()
 	h.showCheck(JobRunning, nil)
@@ -120,7 +133,7 @@ func (h *Healer) showCheck(state string, err error) {
 	s := &h.check.state
 	h.check.meter.mark(h.c.Now(), s.Done, s.Bytes)
 	j := Job{Kind: KindCheck, State: state, Begun: s.Begun, Done: s.Done, Total: max(s.Total, s.Done), Shards: s.Shards, Bytes: s.Bytes,
-		Bad: s.Bad, Repaired: s.Repaired}
+		Phase: phaseOf(s), Bad: s.Bad, Repaired: s.Repaired}
 	if err != nil {
 		j.LastErr = err.Error()
 	}
@@ -146,15 +159,15 @@ func (h *Healer) checkOnce(ctx context.Context) error {
 	if err := h.keepLost(ctx); err != nil {
 		return err
 	}
-	if s.Begun.IsZero() {
-		due, auto := h.checkDue()
-		if !due {
-			return nil
-		}
-		h.beginCheck(ctx, auto)
+	h.lookOver(ctx)
+	if due := h.checkDue(); due != notDue && (s.Begun.IsZero() || s.Light && due == dueAsked) {
+		h.beginCheck(ctx, due)
 		if err := h.saveCheck(ctx); err != nil {
 			return err
 		}
+	}
+	if s.Begun.IsZero() {
+		return nil
 	}
 	if h.paused() {
 		h.showCheck(JobPaused, nil)
@@ -198,9 +211,20 @@ func (h *Healer) keepTaint(ctx context.Context) error {
 	return nil
 }
 
-// checkDue reports whether a check is to begin: somebody wants one, or none says that all is well,
-// nothing is pending, and it is long enough since one last began by itself.
-func (h *Healer) checkDue() (due, auto bool) {
+// due says why a check is to begin.
+type due uint8
+
+const (
+	notDue   due = iota
+	dueAsked     // somebody wants one
+	dueProof     // none says that all is well
+	dueAgain     // the last one is old, and the scrubs are late, or most shards were written since they passed
+	dueLight     // the last one is old
+)
+
+// checkDue reports whether a check is to begin: somebody wants one; or, if nothing is pending, none says that
+// all is well and it is long enough since one last began for that, or the last one is old.
+func (h *Healer) checkDue() due {
 	s := &h.check.state
 	now := h.c.Now()
 	_, away := h.members(h.c.Layout())
@@ -208,19 +232,31 @@ func (h *Healer) checkDue() (due, auto bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.check.wanted {
-		return true, false
+		return dueAsked
 	}
 	calm := len(away) == 0 && !moving && h.backlog == 0 && h.progress.Passes > 0 && !h.settings.Paused
-	due = calm && h.c.CheckEvery >= 0 && (s.Verified.IsZero() || s.Tainted != "") && (s.Auto.IsZero() || passed(now, s.Auto, h.c.CheckEvery))
-	return due, due
+	period := h.settings.ScrubPeriod
+	switch {
+	case !calm || h.c.CheckEvery < 0:
+	case s.Verified.IsZero() || s.Tainted != "":
+		if s.Auto.IsZero() || passed(now, s.Auto, h.c.CheckEvery) {
+			return dueProof
+		}
+	case !passed(now, s.Verified, min(h.c.CheckEvery, period/2)):
+	case h.check.survey.fresh || passed(now, h.check.survey.read, 2*period) && !h.settings.ScrubPaused:
+		return dueAgain
+	default:
+		return dueLight
+	}
+	return notDue
 }
 
-func (h *Healer) beginCheck(ctx context.Context, auto bool) {
+func (h *Healer) beginCheck(ctx context.Context, why due) {
 	s := &h.check.state
 	now := h.c.Now()
-	*s = checkState{Serial: s.Serial, Begun: now, Verified: s.Verified, VerifiedRegisters: s.VerifiedRegisters,
-		VerifiedShards: s.VerifiedShards, VerifiedBytes: s.VerifiedBytes, Tainted: s.Tainted, Auto: s.Auto}
-	if auto {
+	*s = checkState{Serial: s.Serial, Begun: now, Light: why == dueLight, Verified: s.Verified, VerifiedFrom: s.VerifiedFrom, Read: s.Read,
+		VerifiedRegisters: s.VerifiedRegisters, VerifiedShards: s.VerifiedShards, VerifiedBytes: s.VerifiedBytes, Tainted: s.Tainted, Auto: s.Auto}
+	if why == dueProof {
 		s.Auto = now
 	}
 	if s.Tainted == "" && !s.Verified.IsZero() {
@@ -291,8 +327,12 @@ func (h *Healer) endCheck(ctx context.Context) error {
 	s.Repaired = s.Bad
 	s.Total = s.Done
 	s.Verified, s.VerifiedRegisters, s.VerifiedShards, s.VerifiedBytes = h.c.Now(), s.Done, s.Shards, s.Bytes
+	s.VerifiedFrom = s.Begun
+	if !s.Light {
+		s.Read = s.Begun
+	}
 	s.Tainted, s.Again = s.Again, ""
-	s.Begun, s.After, s.Walked = time.Time{}, nil, false
+	s.Begun, s.Light, s.After, s.Walked = time.Time{}, false, nil, false
 	// The one point from which on the store counts as verified.
 	if err := h.saveCheck(ctx); err != nil {
 		*s = before
@@ -300,10 +340,16 @@ func (h *Healer) endCheck(ctx context.Context) error {
 	}
 	h.showCheck(JobDone, nil)
 	h.mu.Lock()
-	h.check.job.Begun, h.check.job.Ended = before.Begun, s.Verified
+	h.check.job.Begun, h.check.job.Ended, h.check.job.Phase = before.Begun, s.Verified, phaseOf(&before)
 	h.end(h.check.job)
+	h.check.survey.at = time.Time{}
 	h.mu.Unlock()
-	h.c.Logger.Info("everything was verified", "registers", s.Done, "shards", s.Shards, "bytes", s.Bytes, "repaired", s.Repaired)
+	what := "everything was verified"
+	if before.Light {
+		what = "everything is there"
+	}
+	h.c.Logger.Info(what, "registers", s.Done, "shards", s.Shards, "bytes", s.Bytes, "repaired", s.Repaired)
+	h.lookOver(ctx)
 	return nil
 }
 
@@ -329,7 +375,7 @@ func (h *Healer) checkPage(ctx context.Context) error {
 	if err := h.pace.take(ctx, len(w.list)*nominalBytes); err != nil {
 		return err
 	}
-	bad, shards, bytes := h.inspect(ctx, l, w.list)
+	bad, shards, bytes := h.inspect(ctx, l, w.list, s.Light)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -368,9 +414,9 @@ func (h *Healer) checkPage(ctx context.Context) error {
 	return nil
 }
 
-// inspect verifies the registers of list on all drives: equal rows, all decided, and every shard. bad
-// marks those of which something is not so.
-func (h *Healer) inspect(ctx context.Context, l *placement.Layout, list []held) (bad []bool, shards, bytes int64) {
+// inspect verifies the registers of list on all drives: equal rows, all decided, and every shard; light: of a
+// shard, that it is there in its length. bad marks those of which something is not so.
+func (h *Healer) inspect(ctx context.Context, l *placement.Layout, list []held, light bool) (bad []bool, shards, bytes int64) {
 	bad = make([]bool, len(list))
 	type place struct {
 		at   int
@@ -397,7 +443,7 @@ func (h *Healer) inspect(ctx context.Context, l *placement.Layout, list []held) 
 			for i := range d.Chunks() {
 				cg := chunkGroup(l, r.group, d, i)
 				for j, pos := range placement.Positions(d.Profile, len(cg.Drives), d.ID) {
-					if num := cg.Drives[pos]; d.Inline() {
+					if num := cg.Drives[pos]; d.Inline() && !light {
 						inline[num] = append(inline[num], place{at, *d, j, inlineSize(d)})
 					} else {
 						larges = append(larges, large{at, chunkOf(r.addr, d, i), num, j})
@@ -435,14 +481,21 @@ func (h *Healer) inspect(ctx context.Context, l *placement.Layout, list []held) 
 	wg.Wait()
 	each(h.c.Concurrency, larges, func(x large) {
 		var err error = errs.E("heal.inspect", errs.Unavailable, "the drive is away")
-		if d, ok := h.drive(x.num); ok {
+		size := erasure.ShardFileSize(x.chunk.Profile, x.chunk.Size)
+		if d, ok := h.drive(x.num); ok && light {
+			var st disk.ShardStat
+			if err = h.pace.take(ctx, nominalBytes/8); err == nil {
+				st, err = d.StatShard(ctx, x.chunk.Shard(x.j))
+			}
+			size = st.Row.Size
+		} else if ok {
 			err = h.verify(ctx, d, x.chunk, x.j)
 		}
 		mu.Lock()
 		defer mu.Unlock()
 		bad[x.at] = bad[x.at] || err != nil
 		shards++
-		bytes += erasure.ShardFileSize(x.chunk.Profile, x.chunk.Size)
+		bytes += size
 	})
 	return bad, shards, bytes
 }

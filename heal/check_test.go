@@ -158,7 +158,7 @@ func TestCheckGoesOnAfterARestartAndWaitsForDrives(t *testing.T) {
 	if err := h.loadCheck(ctx); err != nil {
 		t.Fatal(err)
 	}
-	h.beginCheck(ctx, false)
+	h.beginCheck(ctx, dueAsked)
 	if err := h.checkPage(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -283,5 +283,132 @@ func TestNobodyIsHealthyBeforeTheListsWereRead(t *testing.T) {
 	w.heal()
 	if s := w.check(); s.State != StateUnknown || w.repairs() != 0 {
 		t.Errorf("after it was brought up, with %d repair rows: %+v", w.repairs(), s)
+	}
+}
+
+// calm makes passes and looks after the jobs until nothing changes any more, as a store does that nobody uses.
+func (w *world) calm() Status {
+	w.t.Helper()
+	w.heal()
+	for range 3 {
+		w.check()
+	}
+	return w.check()
+}
+
+// What no check has seen is told, and a check comes to see it by itself.
+func TestWhatIsWrittenAfterACheckIsToldAndCheckedByItself(t *testing.T) {
+	const day = 24 * time.Hour
+	w := newWorld(t, object.Unversioned)
+	w.healer.c.CheckEvery = 7 * day
+	s := w.calm()
+	if s.State != StateHealthy || s.VerifiedRegisters != 0 || s.Since != 0 {
+		t.Fatalf("an empty store: %+v", s)
+	}
+	first := s.Verified
+	w.fill(7)
+	w.settle()
+	w.clock.pass(time.Hour)
+	if s = w.check(); s.State != StateHealthy || s.Since != 48 || s.VerifiedRegisters != 0 {
+		t.Errorf("9 bodies of 12 shards on each drive were written since: %+v", s)
+	}
+	w.vanish(1, "key-006")
+	w.clock.pass(6 * day)
+	if s = w.calm(); !s.Verified.Equal(first) {
+		t.Errorf("a check within a week of the last: %+v", s)
+	}
+	w.clock.pass(day)
+	if s = w.calm(); s.State != StateHealthy || s.VerifiedRegisters != 7 || s.Since > 4 || !s.Read.Equal(s.VerifiedFrom) {
+		t.Errorf("after a week: %+v", s)
+	}
+	w.whole("key-006")
+}
+
+// A check of what was read before looks for shards, and leaves it to scrubs to read them.
+func TestTheNextCheckByItselfReadsNoShards(t *testing.T) {
+	const day = 24 * time.Hour
+	w := newWorld(t, object.Unversioned)
+	w.healer.c.CheckEvery = 7 * day
+	w.fill(14)
+	s := w.calm()
+	if s.State != StateHealthy || s.Jobs[0].Phase != "" {
+		t.Fatalf("after the first: %+v", s)
+	}
+	read := s.Read
+	w.vanish(1, "key-006")
+	w.vanish(2, "key-003")
+	w.damage(3, "key-013")
+	w.clock.pass(8 * day)
+	s = w.calm()
+	if s.State != StateHealthy || !s.Verified.After(read.Add(8*day)) || !s.Read.Equal(read) || s.Jobs[0].Phase != PhasePresence || s.Jobs[0].Repaired != 2 {
+		t.Errorf("after a week: %+v", s)
+	}
+	w.whole("key-006")
+	w.whole("key-003")
+	for num := uint16(1); num <= 4; num++ {
+		w.healer.StartScrub(num)
+		w.scrubbed(num)
+	}
+	if w.repairs() == 0 {
+		t.Error("the scrub did not find what was left to it")
+	}
+	s = w.calm()
+	w.whole("key-013")
+	// One that somebody wants reads everything, though such a one is under way.
+	w.damage(3, "key-013")
+	w.clock.pass(8 * day)
+	w.healer.beginCheck(context.Background(), dueLight)
+	w.healer.StartCheck()
+	if s = w.check(); s.State != StateHealthy || s.Jobs[0].Phase != "" || s.Jobs[0].Repaired != 1 {
+		t.Errorf("after one that was asked for: %+v", s)
+	}
+}
+
+// damage flips a bit in a shard file of key's first chunk.
+func (w *world) damage(num uint16, key string) {
+	w.t.Helper()
+	in, err := w.store.Inspect(context.Background(), "bkt", key, false)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, s := range in.Shards {
+		if s.Drive == num && s.Chunk == 0 {
+			w.flip(num, erasure.ShardID{Data: w.dataOf(key), Index: uint8(s.Index)}, 4096+17)
+			return
+		}
+	}
+	w.t.Fatalf("%s has no shard on drive %d", key, num)
+}
+
+// Whoever stops all checks and scrubs is told when the proof has become old.
+func TestAProofThatIsOldIsNone(t *testing.T) {
+	const day = 24 * time.Hour
+	w := newWorld(t, object.Unversioned)
+	w.fill(7)
+	w.heal()
+	w.healer.StartCheck()
+	w.check()
+	w.clock.pass(29 * day)
+	if s := w.check(); s.State != StateHealthy {
+		t.Errorf("after 29 days: %+v", s)
+	}
+	w.clock.pass(2 * day)
+	if s := w.check(); s.State != StateUnknown || len(s.Why) != 1 {
+		t.Errorf("after 31 days: %+v", s)
+	}
+	// Checks alone do not say that what is there can be read.
+	w.healer.c.CheckEvery = 7 * day
+	w.healer.Configure(Settings{ScrubPaused: true})
+	if s := w.calm(); s.State != StateHealthy {
+		t.Errorf("after a check: %+v", s)
+	}
+	w.clock.pass(45 * day)
+	if s := w.calm(); s.State != StateUnknown || len(s.Why) != 1 {
+		t.Errorf("nothing was read for 76 days: %+v", s)
+	}
+	w.healer.Configure(Settings{})
+	w.clock.pass(7 * day)
+	if s := w.calm(); s.State != StateHealthy || s.Since != 0 {
+		t.Errorf("once it may be read again: %+v", s)
 	}
 }

@@ -42,9 +42,11 @@
 // # Verification
 //
 // The other job is the check (check.go): every register on all members, every shard of every body by its
-// checksums. StateHealthy means that one has ended with nothing left to repair, and that since then no drive
-// was away or replaced and nothing is pending. It survives a restart. Scrubs (scrub.go) verify the shards of
-// each drive by themselves, spread evenly over a period.
+// checksums. StateHealthy means that one has ended with nothing left to repair, within a period of scrubs, and that since then
+// no drive was away or replaced and nothing is pending. It survives a restart. What was written since is told besides
+// (survey.go), and a check begins by itself before the last is too old. Scrubs (scrub.go) verify the shards of
+// each drive by themselves, spread evenly over a period: so a check that begins merely because the last is old reads none,
+// unless the scrubs are late or most of the shards are younger than they.
 //
 // # Collection
 //

@@ -30,6 +30,7 @@ type scrubState struct {
 	Shards, Bytes int64
 	Bad           int64
 	LastBegun     time.Time
+	PrevBegun     time.Time // of the round before, if it ended: what LastDone is of while one is under way
 	LastDone      time.Time
 }
 
@@ -176,7 +177,7 @@ func (h *Healer) scrubStep(ctx context.Context, d node.Drive, s *scrubbing) (wai
 		return wait, ctx.Err()
 	}
 	if begin {
-		*st = scrubState{Begun: now, Fast: st.Fast, LastBegun: now, LastDone: st.LastDone}
+		*st = scrubState{Begun: now, Fast: st.Fast, LastBegun: now, PrevBegun: st.LastBegun, LastDone: st.LastDone}
 		if st.Total, _, err = d.ShardUsage(ctx); err != nil {
 			return 0, err
 		}

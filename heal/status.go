@@ -8,14 +8,15 @@ import (
 
 // The states of the store, as far as this process's drives and what heals them know.
 const (
-	// StateHealthy: a complete check verified every register on all drives, and nothing is pending since: this
-	// process has read all lists, and compared the drives that came back.
+	// StateHealthy: a complete check verified every register on all drives within the period of scrubs, every shard
+	// that is older was read within two and a half, and nothing is pending since: this process has read all lists, and compared the
+	// drives that came back. It says nothing of what was written since Status.VerifiedFrom: Status.Since.
 	StateHealthy = "healthy"
 	// StateWorking: something is being repaired, rebuilt or checked, and all drives are here.
 	StateWorking = "working"
 	// StateDegraded: drives are away, or something found could not be repaired.
 	StateDegraded = "degraded"
-	// StateUnknown: nothing is known to be wrong, and no complete check says so.
+	// StateUnknown: nothing is known to be wrong, and no complete check says so, or none that is young enough.
 	StateUnknown = "unknown"
 )
 
@@ -33,6 +34,9 @@ const (
 	PhaseMembership = "membership" // partitions pass from the old drive to the newcomer
 	PhaseShards     = "shards"     // the newcomer gets its rows and shards
 	PhaseVerify     = "verify"     // rows are compared, and what damage was met is gone
+
+	// PhasePresence: of a check that reads no shards; they are there in their lengths.
+	PhasePresence = "presence"
 )
 
 // Status is what the healer knows of the store. It is a snapshot.
@@ -42,13 +46,20 @@ type Status struct {
 	// Verified is when the last complete check without findings ended (zero: never), with what it verified.
 	Verified                                         time.Time
 	VerifiedRegisters, VerifiedShards, VerifiedBytes int64
-	Backlog                                          int    // registers that want work
-	Blocked                                          int    // of them, those that wait for drives; nothing of them is deleted
-	Active                                           int    // registers being tended now
-	Failed                                           uint64 // tries that failed with all drives there, since the start
-	LastErr                                          string // the last failure; empty: none since the start
-	Jobs                                             []Job  // running first, then those that ended since the start, newest first
-	Settings                                         Settings
+	// VerifiedFrom is when that check began, and Since how many shards the local drives have that were written
+	// later: counted up to a thousand a drive, else estimated. They are a minute old at most.
+	VerifiedFrom time.Time
+	Since        int64
+	// Read is since when every shard of the local drives that was there then was read, by a scrub or a check; zero:
+	// not known.
+	Read     time.Time
+	Backlog  int    // registers that want work
+	Blocked  int    // of them, those that wait for drives; nothing of them is deleted
+	Active   int    // registers being tended now
+	Failed   uint64 // tries that failed with all drives there, since the start
+	LastErr  string // the last failure; empty: none since the start
+	Jobs     []Job  // running first, then those that ended since the start, newest first
+	Settings Settings
 }
 
 // Job is one long piece of work. All counts are of this job, across restarts of the process.
@@ -56,7 +67,7 @@ type Job struct {
 	Kind  string // KindRebuild or KindCheck
 	Drive uint16 // rebuild: the newcomer; check: 0
 	State string // JobRunning, JobPaused, JobWaiting or JobDone
-	Phase string // rebuild: PhaseMembership, PhaseShards or PhaseVerify; check: empty
+	Phase string // rebuild: PhaseMembership, PhaseShards or PhaseVerify; check: empty, or PhasePresence
 	Begun time.Time
 	Ended time.Time // zero: not yet
 	// Done of Total registers are through; Total is an estimate until the job has ended, and 0 as long as
@@ -111,6 +122,7 @@ func (h *Healer) Status() Status {
 	defer h.mu.Unlock()
 	c := &h.check.shown
 	s := Status{Verified: c.Verified, VerifiedRegisters: c.VerifiedRegisters, VerifiedShards: c.VerifiedShards, VerifiedBytes: c.VerifiedBytes,
+		VerifiedFrom: c.VerifiedFrom, Since: h.check.survey.since, Read: h.check.survey.read,
 		Backlog: h.backlog, Active: h.progress.Active, Failed: h.progress.Failed, LastErr: h.progress.LastErr, Settings: h.settings}
 	failing := 0
 	for _, r := range h.retry {
@@ -178,6 +190,13 @@ func (h *Healer) Status() Status {
 	} else if tainted != "" {
 		why("%s, and no complete check has ended since", tainted)
 	}
+	now, period := h.c.Now(), h.settings.ScrubPeriod
+	if !c.Verified.IsZero() && now.Sub(c.Verified) > period {
+		why("the last complete check ended on %s, longer ago than the period of scrubs", day(c.Verified))
+	}
+	if !s.Read.IsZero() && now.Sub(s.Read) > 5*period/2 {
+		why("some drive was last read from end to end on %s, longer ago than two and a half periods of scrubs", day(s.Read))
+	}
 	switch {
 	case len(away) > 0 || failing > 0 || s.Blocked > 0 || len(h.check.lost.list) > 0:
 		s.State = StateDegraded
@@ -190,3 +209,5 @@ func (h *Healer) Status() Status {
 	}
 	return s
 }
+
+func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }
