@@ -24,11 +24,12 @@ import (
 type drive = placement.Drive
 
 const (
-	heardFor   = 3 * time.Second // a process that has not reported for longer is away
-	lagAllowed = 256             // commands that a learner may lag behind when it becomes a voter
-	forgetNode = time.Hour       // a node without drives is forgotten that was silent for longer
-	maxAsked   = 16              // processes that are asked at a time who leads
-	maxReport  = placement.MaxDrives
+	heardFor      = 3 * time.Second // a process that has not reported for longer is away
+	withoutServer = 5               // rounds after which a process without a raft server starts one in memory
+	lagAllowed    = 256             // commands that a learner may lag behind when it becomes a voter
+	forgetNode    = time.Hour       // a node without drives is forgotten that was silent for longer
+	maxAsked      = 16              // processes that are asked at a time who leads
+	maxReport     = placement.MaxDrives
 )
 
 // report is what a process tells.
@@ -121,8 +122,17 @@ func (k *Control) agent() {
 	}()
 	tick := time.NewTicker(stewardEvery)
 	defer tick.Stop()
+	without := 0 // rounds in which no raft server ran here
 	for round := 0; ; round++ {
 		k.attend(ctx, round)
+		// A node whose drives have all left the layout, or are gone, is asked to start none on them. It may not even
+		// know that they have left: their servers were members no more before it heard of it.
+		if without++; k.hasServer() {
+			without = 0
+		}
+		if without >= withoutServer && k.clustered() {
+			k.startMemory()
+		}
 		select {
 		case <-tick.C:
 		case <-k.wake:
@@ -132,12 +142,16 @@ func (k *Control) agent() {
 	}
 }
 
+// hasServer reports whether a raft server runs here.
+func (k *Control) hasServer() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.voters) > 0
+}
+
 // attend is one round of the agent.
 func (k *Control) attend(ctx context.Context, round int) {
 	k.greet(ctx, round)
-	if len(k.drivesHere()) == 0 {
-		k.startMemory() // until a drive returns; all may have left the layout for good
-	}
 	rep := k.makeReport()
 	var r *reply
 	var err error
