@@ -81,11 +81,9 @@ func (m *machine) start(ctx context.Context, founder bool) (_ *server, err error
 			err = errors.Join(err, s.stop())
 		}
 	}()
-	if s.set = node.NoDrives(); len(m.drives) > 0 {
-		var paths []string
-		for _, d := range m.drives {
-			paths = append(paths, d.dir)
-		}
+	if paths := m.paths(); len(paths) == 0 {
+		s.set = node.NoDrives()
+	} else {
 		s.set, err = node.OpenSet(ctx, paths, node.Options{
 			FS: m.fs, WatchEvery: 10 * time.Second, Now: m.now, Logger: w.log, Join: !founder,
 			Disk: disk.Options{MemTableSize: 512 << 10, SweepEvery: 20 * time.Second},
@@ -137,6 +135,19 @@ func (m *machine) start(ctx context.Context, founder bool) (_ *server, err error
 	return s, nil
 }
 
+// paths are the directories of the drives that are not given up. An operator takes those out that were drained.
+func (m *machine) paths() (list []string) {
+	g := m.w.grid
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	for _, d := range m.drives {
+		if d.num == 0 || !g.drained[d.num] {
+			list = append(list, d.dir)
+		}
+	}
+	return list
+}
+
 // enlist puts the process on the network.
 func (s *server) enlist(m *machine) {
 	n := m.w.grid.wires
@@ -145,7 +156,7 @@ func (s *server) enlist(m *machine) {
 	if id.IsZero() {
 		id = m.id
 	}
-	if id.IsZero() || len(m.drives) == 0 {
+	if id.IsZero() || len(s.set.Status()) == 0 {
 		id = disk.NewID()
 	}
 	m.id, m.dark = id, false

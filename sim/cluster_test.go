@@ -44,6 +44,7 @@ type grid struct {
 	plans    int        // that were applied
 	number   uint64     // of the layout, when everything began
 	booting  sync.WaitGroup
+	drained  map[uint16]bool // guarded by world.mu: drives that have left for good
 
 	mu sync.Mutex // guards doubt
 	// doubt is who wrongly believes of whom that it failed: machines, by number. Of a flapping one it changes every second.
@@ -62,7 +63,7 @@ func newGrid(seed uint64, tracing bool) *world {
 	w.cache = []int64{-1, 1 << 20}[rng.IntN(2)]
 	w.hist = &history{ops: map[string][]porcupine.Operation{}}
 	w.values = &values{byETag: map[string]*value{}}
-	g := &grid{w: w, wires: newWires(rand.New(rand.NewPCG(rng.Uint64(), 4))), doubt: map[[2]int]bool{}}
+	g := &grid{w: w, wires: newWires(rand.New(rand.NewPCG(rng.Uint64(), 4))), doubt: map[[2]int]bool{}, drained: map[uint16]bool{}}
 	g.wires.late = []time.Duration{0, 2 * time.Millisecond, 20 * time.Millisecond}[rng.IntN(3)]
 	g.wires.twice = rng.IntN(2) == 0
 	w.grid = g
@@ -272,7 +273,10 @@ func (g *grid) name() {
 		for _, p := range s.set.Status() {
 			for _, d := range m.drives {
 				if d.dir == p.Path && p.Num > 0 {
+					g.w.mu.Lock()
 					d.num, d.retired = p.Num, s.control.Retired(p.Num)
+					g.drained[d.num] = d.retired
+					g.w.mu.Unlock()
 				}
 			}
 		}
@@ -604,18 +608,21 @@ func (g *grid) recover() {
 	})
 }
 
-// await waits up to two virtual hours until nothing is missing.
+// await waits up to a virtual hour until nothing is missing.
 func (g *grid) await(what string, missing func() string) bool {
 	left := ""
 	step := 10 * time.Second
-	for t := time.Duration(0); t < 2*time.Hour; t += step {
+	for t := time.Duration(0); t < time.Hour; t += step {
 		if left = missing(); left == "" {
 			return true
 		}
 		sleep(step)
 		step = min(step*3/2, 5*time.Minute)
 	}
-	g.w.failf("waited two hours for %s: %s", what, left)
+	for _, s := range g.running() {
+		g.w.tracef("%s %v: leads %v, leader %v, applied %d", s.member.m.name, s.member.id, s.raft.Leads(), s.raft.Leader(), s.raft.State().Applied)
+	}
+	g.w.failf("waited an hour for %s: %s", what, left)
 	return false
 }
 
