@@ -396,10 +396,14 @@ func (g *grid) fault(o options) func() {
 		m.skew.Store(int64(w.rng.IntN(3)-1)*int64(24*time.Hour) + w.rng.Int64N(int64(time.Hour)))
 		w.ahead.Store(max(w.ahead.Load(), m.skew.Load()))
 	case "no-control":
+		calm := g.calm()
 		for _, o := range list {
 			g.wires.edit(func() { g.wires.deaf[o.num] = true })
 		}
 		g.wires.reset()
+		if calm {
+			g.withoutControl()
+		}
 		return func() { g.wires.edit(func() { clear(g.wires.deaf) }) }
 	case "stale": // it goes on by what it knows
 		g.wires.edit(func() { g.wires.deaf[m.num] = true })
@@ -425,6 +429,52 @@ func (g *grid) fault(o options) func() {
 		g.plan(o)
 	}
 	return nil
+}
+
+// calm reports whether nothing is wrong just now, and no plan was ever applied.
+func (g *grid) calm() bool {
+	g.wires.mu.Lock()
+	quiet := len(g.wires.lost) == 0 && len(g.wires.deaf) == 0
+	g.wires.mu.Unlock()
+	for _, m := range g.all() {
+		m.links.mu.Lock()
+		quiet = quiet && len(m.links.until) == 0 && len(m.links.extra) == 0
+		m.links.mu.Unlock()
+		quiet = quiet && m.process() != nil
+	}
+	return quiet && g.plans == 0
+}
+
+// withoutControl makes sure that every gateway reads and writes, and none changes the configuration, while the
+// control plane has no quorum.
+func (g *grid) withoutControl() {
+	w := g.w
+	sleep(15 * time.Second) // a leader finds out
+	w.count("used without control plane")
+	for i, m := range g.all() {
+		s := m.process()
+		ctx, cancel := context.WithTimeout(s.ctx, 2*time.Minute)
+		o := &session{client: &client{w: w, num: 200 + i, rng: rand.New(rand.NewPCG(w.seed, uint64(i)))}, s: s, ctx: ctx, quick: true,
+			bucket: plainBucket, key: plainKeys[i%len(plainKeys)]}
+		wrote, read := false, false
+		for range 3 { // clients try again
+			if !wrote {
+				wrote = o.write("put", w.values.single(o.size(), 0), nil) == "ok"
+			}
+			if !read {
+				_, read = o.read(nil)
+			}
+		}
+		if !wrote || !read {
+			w.failf("%s: written %v, read %v while the control plane has no quorum", m.name, wrote, read)
+		}
+		cancel()
+		ctx, cancel = context.WithTimeout(s.ctx, 20*time.Second)
+		if _, err := s.store.CreateBucket(ctx, "too-much", object.CreateBucketOptions{Owner: rootAccount}); err == nil {
+			w.failf("%s: a bucket was made while the control plane has no quorum", m.name)
+		}
+		cancel()
+	}
 }
 
 // part loses the messages of one side to the other, out, and those to it, in.

@@ -59,6 +59,26 @@
 //	43  mover crash                 power during replace                 → the replacement ends; its partitions name the new drive
 //	47  bucket deletion and PUT     churn                                → history of the whole bucket
 //
+// # Clusters
+//
+// TestSimCluster is the same of a store of several processes: machines with drives in zones, gateways without, each with
+// its own file systems, clock and process, put together as the command does it. The control plane is the real one. Drives of
+// others are reached by the real calls (package internal/rpc) over connections in memory that delay, stand still while
+// messages are lost, break, and fall silent. Gossip alone is replaced, by a view that is wrong when the run says so.
+// Clients use all gateways; afterwards each gateway is judged. -cluster makes -runs and -seed mean these.
+//
+//	32  partitions               cut, cut-zone                       → histories
+//	33  one-way                  one-way, either way                 → histories
+//	34  delays, twice            wires; calls of the control plane   → histories
+//	35  clock ±1 day             clock, of one node                  → histories
+//	36, 37, 47                   as above, over all gateways
+//	42  add a node, drain one    plan, under load                    → histories, every shard, nothing left on former drives
+//	43  mover, leader down       leader; plan: power in each phase   → the plan ends; no former members; one layout everywhere
+//	44  stale gateway            stale: it hears of no new layout    → histories
+//	45  no quorum of control     no-control                          → every gateway reads and writes, no bucket is made
+//	46  false suspicion          suspect, flap                       → without a plan the layout keeps its number
+//	    power                    power, power-all, restart           → histories, versions; others are told, or hear nothing
+//
 // A drive that hangs is injected between gateway and drive, not in the file system: drives hold locks
 // during their I/O, and a goroutine that waits for a lock keeps the virtual clock from advancing.
 package sim
