@@ -7,8 +7,10 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/placement"
 )
 
 // settlesWithin is the age from which an unsettled mark counts as outstanding: younger ones belong to writes
@@ -35,7 +37,8 @@ type Want struct {
 }
 
 // Outstanding reads the lists of the local drives. It returns at the end of ctx at the latest, changes nothing,
-// and sees all that was acknowledged settlesWithin ago or earlier.
+// and sees all that was acknowledged settlesWithin ago or earlier. What the lists name although it lacks nothing, such
+// as what only has to be told that it was chosen, or waits for its dead data to go, does not count.
 func (h *Healer) Outstanding(ctx context.Context) Outstanding {
 	var o Outstanding
 	var all []uint16
@@ -84,14 +87,7 @@ func (h *Healer) Outstanding(ctx context.Context) Outstanding {
 			}
 		}
 	}
-	now := h.c.Now()
-	h.mu.Lock()
-	for k := range tasks {
-		if p := h.retry[k]; p != nil && p.late && !p.over(now) {
-			delete(tasks, k) // all of it was just verified
-		}
-	}
-	h.mu.Unlock()
+	h.dropComplete(ctx, l, tasks)
 	wants := map[string]*Want{}
 	for _, t := range tasks {
 		g := l.Group(l.PartitionOf(t.addr.Bucket, t.addr.Key))
@@ -122,6 +118,75 @@ func (h *Healer) Outstanding(ctx context.Context) Outstanding {
 	slices.Sort(o.Behind)
 	slices.Sort(o.Silent)
 	return o
+}
+
+const (
+	// lookOutstanding is how many registers Outstanding looks at on the drives, and completeAtOnce how many of them
+	// side by side. The others count as wanting.
+	lookOutstanding = 256
+	completeAtOnce  = 4
+	// lateFor is how many periods of passes what was verified is believed to have good shards where shards are: by
+	// then a pass has read them again.
+	lateFor = 3
+)
+
+// dropComplete takes the registers that lack nothing off tasks. A mark says merely that not all members were heard, so a
+// look at what they hold tells. What a repair row names may be there and damaged: that is dropped only if a pass
+// has just verified it, and the look says that nothing was written since that not all hold.
+func (h *Healer) dropComplete(ctx context.Context, l *placement.Layout, tasks map[string]*task) {
+	now := h.c.Now()
+	var look []*task
+	h.mu.Lock()
+	for k, t := range tasks {
+		p := h.retry[k]
+		late := p != nil && p.late && (!p.over(now) || now.Sub(p.until) < lateFor*h.c.Every)
+		if (late || len(t.repair) == 0) && len(look) < lookOutstanding {
+			look = append(look, t)
+		}
+	}
+	h.mu.Unlock()
+	var mu sync.Mutex // guards tasks
+	each(completeAtOnce, look, func(t *task) {
+		if h.complete(ctx, l, t.addr) {
+			mu.Lock()
+			defer mu.Unlock()
+			delete(tasks, t.key)
+		}
+	})
+}
+
+// complete reports whether all members of a register hold the same row, and every shard of it is there in its
+// length. false: it is not, or it cannot be told cheaply.
+func (h *Healer) complete(ctx context.Context, l *placement.Layout, a metadata.Address) bool {
+	g := l.Group(l.PartitionOf(a.Bucket, a.Key))
+	var row *metadata.Row
+	for pos, num := range g.Drives {
+		d, ok := h.drive(num)
+		if !ok {
+			return false
+		}
+		r, err := d.Read(ctx, &metadata.ReadRequest{Header: metadata.Header{Drive: num, Partition: g.Partition, Epoch: g.Epoch, BucketEpoch: ^uint64(0)}, Address: a})
+		if err != nil || pos > 0 && (r.Row == nil) != (row == nil) || row != nil && r.Row.State.ID != row.State.ID {
+			return false
+		}
+		row = r.Row
+	}
+	if row == nil {
+		return true
+	}
+	incomplete := errs.E("heal.complete", errs.NotFound, "a shard is missing, or there are too many to look at")
+	bodies := 0
+	return h.bodies(ctx, g, a, &metadata.View{State: &row.State, Ballot: row.Ballot}, func(d *metadata.Data) error {
+		if bodies++; bodies > lookBodies || d.Chunks() > lookChunks {
+			return incomplete
+		}
+		for i := range d.Chunks() {
+			if h.spareOf(ctx, l, g, d, i) < int(d.Profile.Parity) {
+				return incomplete
+			}
+		}
+		return nil
+	}) == nil
 }
 
 // lists reads what one drive says wants work: repair rows, and marks that ought to be settled.

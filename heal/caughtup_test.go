@@ -1,9 +1,11 @@
 package heal
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/node"
@@ -95,4 +97,66 @@ type mute struct{ node.Drive }
 
 func (mute) Repairs(context.Context, *metadata.Address, int) ([]metadata.RepairRow, error) {
 	return nil, context.DeadlineExceeded
+}
+
+// Drives that all hold everything lack nothing, whatever is yet to be tidied up; what one of them lacks counts.
+func TestWhatOnlyHasToBeTidiedUpIsNotOutstanding(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, object.Unversioned)
+	up, err := w.store.CreateUpload(ctx, "bkt", "k", object.UploadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := w.store.PutPart(ctx, "bkt", "k", up.UploadID, 1, bytes.NewReader(make([]byte, 300<<10)), object.PartOptions{Size: 300 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := []object.CompletedPart{{Number: 1, ETag: part.ETag}}
+	if _, err := w.store.CompleteUpload(ctx, "bkt", "k", up.UploadID, list, object.CompleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.heal()
+	w.upkeep()
+	want := func(n int, when string) {
+		t.Helper()
+		got := w.healer.Outstanding(ctx)
+		if all, _ := got.registers(0); all != n || len(got.Behind)+len(got.Silent) != 0 || got.More {
+			t.Errorf("%s %d records are outstanding, want %d: %+v", when, all, n, got)
+		}
+	}
+	want(0, "at first")
+
+	// Rows that all have accepted, and of which none knows that they are chosen.
+	w.with(lossy{world: w})
+	w.put("undecided", 300<<10)
+	w.settle()
+	w.with(w)
+	w.clock.pass(settlesWithin)
+	if n, _ := w.marks(); n == 0 {
+		t.Fatal("all is decided")
+	}
+	want(0, "with marks and no lack")
+	w.vanish(1, "undecided")
+	want(1, "with marks and a lack")
+	w.heal()
+
+	// What was overwritten waits for its grace on the lists, from one pass to the next.
+	w.put("k", 100)
+	w.settle()
+	w.pass(time.Second)
+	w.pass(firstPause)
+	if w.repairs() == 0 {
+		t.Fatal("nothing waits for its grace")
+	}
+	for range 4 {
+		want(0, "while dead data waits")
+		w.clock.pass(2 * time.Second)
+	}
+	w.down[1].Store(true)
+	w.put("k", 100)
+	w.settle()
+	w.down[1].Store(false)
+	want(1, "after a drive missed a write of the same")
+	w.clock.pass(time.Minute)
+	want(1, "a minute later")
 }
