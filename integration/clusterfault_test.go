@@ -41,7 +41,8 @@ type site struct {
 
 // sites is a cluster.
 type sites struct {
-	t     *testing.T
+	t     *testing.T // what fails
+	whole *testing.T // what the processes and their directories end with
 	net   *testNet
 	first *site
 	all   []*site
@@ -56,12 +57,13 @@ const joining = 2 * time.Minute
 // newSite makes a node and starts nothing. The first one of a cluster makes its secret, the others get a copy.
 func (c *sites) newSite(role, zone string, drives int, args ...string) *site {
 	c.t.Helper()
-	m := &site{server: newServer(c.t, drives, loadArgs...), net: c.net.add(), zone: zone}
+	m := &site{server: newServer(c.whole, drives, loadArgs...), net: c.net.add(), zone: zone}
+	m.t = c.t
 	m.name = fmt.Sprintf("n%d", len(c.all)+1)
 	m.role = role
 	m.addr = m.net.addr.String() + ":9000"
 	m.withTestLimits()
-	m.secret = filepath.Join(c.t.TempDir(), "secret")
+	m.secret = filepath.Join(c.whole.TempDir(), "secret")
 	m.args = append(m.args, "--node-address", m.net.addr.String()+":7000", "--zone", zone, "--name", m.name, "--cluster-secret-file", m.secret)
 	m.args = append(m.args, args...)
 	if c.first == nil {
@@ -77,7 +79,7 @@ func (c *sites) newSite(role, zone string, drives int, args ...string) *site {
 			}
 			return os.WriteFile(m.secret, raw, 0o600)
 		})
-		m.args = append(m.args, "--join", c.first.net.addr.String()+":7000")
+		m.args = append(m.args, "--join", c.nodes()[0].net.addr.String()+":7000")
 	}
 	c.all = append(c.all, m)
 	return m
@@ -151,7 +153,7 @@ func (c *sites) complete() {
 func fiveNodes(t *testing.T, stream uint64) *sites {
 	t.Helper()
 	begin := time.Now()
-	c := &sites{t: t, net: newNet(t), rng: random(stream)}
+	c := &sites{t: t, whole: t, net: newNet(t), rng: random(stream)}
 	c.newSite("server", "a", 2, "--expect", "5").launch()
 	for _, zone := range []string{"a", "b", "b", "c"} {
 		c.newSite("server", zone, 2).launch()
@@ -360,9 +362,14 @@ func TestFaultClusterOfNodes(t *testing.T) {
 		{"one of a hundred creates over all gateways wins", createsOverGateways},
 		{"a counter over all gateways is the number of successes", counterOverGateways},
 		{"a rolling restart is not noticed", rollingRestart},
+		{"a node is added and one is drained under load and faults", nodesComeAndGo},
 		{"everything starts again, with a node missing", restartOfAll},
 	} {
-		ok := t.Run(part.name, func(t *testing.T) { part.run(t, c.of(t, fmt.Sprintf("part-%d", i))) })
+		ok := t.Run(part.name, func(t *testing.T) {
+			own := c.of(t, fmt.Sprintf("part-%d", i))
+			part.run(t, own)
+			c.all, c.first = own.all, own.first
+		})
 		c.heldBy(t)
 		if !ok {
 			return // what comes after it would say the same
@@ -395,7 +402,8 @@ func (c *sites) heldBy(t *testing.T) {
 // stored meanwhile. With -long there are many rounds, and in every third a second node suffers too.
 func nodesUnderFaults(t *testing.T, c *sites) {
 	kinds := faults()
-	rounds := len(kinds)
+	c.rng.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
+	rounds := 4
 	if *long && !testing.Short() {
 		rounds = 20 * len(kinds)
 	}
@@ -412,7 +420,7 @@ func nodesUnderFaults(t *testing.T, c *sites) {
 				also = c.all[c.rng.IntN(len(c.all))]
 			}
 			if kind.name != "killed" && kind.name != "stopped" && second.name != "killed" && second.name != "stopped" {
-				second = kinds[0] // two cuts would undo each other
+				second = faults()[0] // two cuts would undo each other
 			}
 			what += fmt.Sprintf(", and %s (zone %s) %s", also.name, also.zone, second.name)
 		}
@@ -439,11 +447,11 @@ func nodesUnderFaults(t *testing.T, c *sites) {
 	t.Logf("%d operations, %d objects stored; %d keys compared by %d gateways", l.ops.Load(), l.puts.Load(), len(l.entries()), len(c.all))
 }
 
-// createsOverGateways has a hundred clients create a key at once, over all gateways. Every second round has a fault.
+// createsOverGateways has a hundred clients create a key at once, over all gateways. Some rounds have a fault.
 func createsOverGateways(t *testing.T, c *sites) {
-	rounds := 20
+	rounds, every := 20, 5
 	if *long && !testing.Short() {
-		rounds = 1000
+		rounds, every = 1000, 2
 	}
 	const clients = 100
 	bucket := c.bucket
@@ -455,8 +463,8 @@ func createsOverGateways(t *testing.T, c *sites) {
 	unsettled, unclear := 0, int64(0)
 	for round := range rounds {
 		key := fmt.Sprintf("created/%05d", round)
-		faulty := round%2 == 1
-		kind, m := kinds[round/2%len(kinds)], c.all[c.rng.IntN(len(c.all))]
+		faulty := round%every == every-1
+		kind, m := kinds[round/every%len(kinds)], c.all[c.rng.IntN(len(c.all))]
 		var won, lost, unanswered, winner atomic.Int64
 		var wg sync.WaitGroup
 		for i := range clients {
@@ -522,7 +530,7 @@ func createsOverGateways(t *testing.T, c *sites) {
 			return
 		}
 	}
-	t.Logf("%d rounds of %d clients over %d gateways, every second with a fault; %d requests without a clear answer; in %d rounds nobody was told", rounds, clients, len(by), unclear, unsettled)
+	t.Logf("%d rounds of %d clients over %d gateways, one in %d with a fault; %d requests without a clear answer; in %d rounds nobody was told", rounds, clients, len(by), every, unclear, unsettled)
 }
 
 // counterOverGateways has clients of all gateways append their marks to one object with If-Match while faults go on.
@@ -643,9 +651,9 @@ func counterOverGateways(t *testing.T, c *sites) {
 // rollingRestart restarts one node after the other under the load of clients with their usual retries behind a
 // balancer. They see nothing but 503 and broken connections, and these only in what they try again.
 func rollingRestart(t *testing.T, c *sites) {
-	turns := 1
+	turns, some := 1, []*site{c.all[0], c.all[c.rng.IntN(len(c.all)-1)], c.all[len(c.all)-1]}
 	if *long && !testing.Short() {
-		turns = 5
+		turns, some = 5, c.all
 	}
 	tr := ownTransport(t)
 	tr.DialContext = c.dialer()
@@ -655,7 +663,7 @@ func rollingRestart(t *testing.T, c *sites) {
 	l.advance(30, 2*time.Minute)
 	begin := time.Now()
 	for range turns {
-		for _, m := range c.all {
+		for _, m := range some {
 			m.stop(time.Minute)
 			l.advance(5, 2*time.Minute)
 			m.start()
@@ -670,7 +678,115 @@ func rollingRestart(t *testing.T, c *sites) {
 	}
 	c.verify(l)
 	t.Logf("%d restarts in %v; %d operations of the load, %d requests on the wire; tried again by the client: %d 503, %d broken connections",
-		turns*len(c.all), time.Since(begin).Round(time.Millisecond), l.ops.Load(), count.requests.Load(), count.unavailable.Load(), count.broken.Load())
+		turns*len(some), time.Since(begin).Round(time.Millisecond), l.ops.Load(), count.requests.Load(), count.unavailable.Load(), count.broken.Load())
+}
+
+// planned waits until no plan is carried out any more, by any gateway that answers.
+func (c *sites) planned(limit time.Duration) {
+	c.t.Helper()
+	poll(c.t, limit, 500*time.Millisecond, "the plan to be carried out", func() (err error) {
+		for _, m := range c.all {
+			out, stderr, failed := m.ostraka("admin", "layout", "show", "--json")
+			if failed != nil {
+				err = fmt.Errorf("layout show by %s: %w: %s", m.name, failed, stderr)
+				continue
+			}
+			var show struct {
+				Plan json.RawMessage `json:"plan"`
+			}
+			if err = json.Unmarshal([]byte(out), &show); err != nil {
+				return err
+			}
+			if len(show.Plan) > 0 && string(show.Plan) != "null" {
+				return fmt.Errorf("%s", show.Plan)
+			}
+			return nil
+		}
+		return err
+	})
+}
+
+// suffer has nodes killed, stopped and cut off one after the other, and then waits until the plan is carried out.
+func (c *sites) suffer(l *load, what string) {
+	c.t.Helper()
+	begin, ops, puts := time.Now(), l.ops.Load(), l.puts.Load()
+	kinds := faults()
+	for i := range 5 {
+		kind, m := kinds[c.rng.IntN(len(kinds))], c.all[c.rng.IntN(len(c.all))]
+		at := time.Now()
+		kind.do(m)
+		l.acknowledged(8, 2*time.Minute)
+		kind.undo(m)
+		l.acknowledged(4, 2*time.Minute)
+		c.t.Logf("%s, fault %d: %s %s for %v", what, i, m.name, kind.name, time.Since(at).Round(time.Millisecond))
+	}
+	c.planned(time.Hour)
+	c.t.Logf("%s: carried out in %v; %d operations and %d objects meanwhile; %d were not answered, or 503", what,
+		time.Since(begin).Round(time.Millisecond), l.ops.Load()-ops, l.puts.Load()-puts, l.onlyUnavailable(what))
+}
+
+// admin runs an admin command at a node; it must succeed.
+func (m *site) admin(args ...string) string {
+	m.t.Helper()
+	out, stderr, err := m.ostraka(append([]string{"admin"}, args...)...)
+	if err != nil {
+		m.t.Fatalf("admin %q at %s: %v\n%s%s", args, m.name, err, out, stderr)
+	}
+	return out
+}
+
+// nodesComeAndGo adds a node, and drains another, while nodes are killed, stopped and cut off.
+func nodesComeAndGo(t *testing.T, c *sites) {
+	needLong(t, "thousands of positions move, in minutes")
+	l := c.load(94, func() store { return c.impatient() })
+	l.resume()
+	l.acknowledged(30, 2*time.Minute)
+	comer := c.newSite("server", "c", 2)
+	comer.start()
+	comer.forget()
+	c.complete()
+	var plan struct {
+		Layout int `json:"layout"`
+		Moves  int `json:"moves"`
+	}
+	if err := json.Unmarshal([]byte(comer.admin("layout", "plan", "--json")), &plan); err != nil || plan.Moves == 0 {
+		t.Fatalf("a plan for a new node has %d moves: %v", plan.Moves, err)
+	}
+	comer.admin("layout", "apply", fmt.Sprint(plan.Layout), "--json")
+	c.suffer(l, fmt.Sprintf("%s is added, %d moves", comer.name, plan.Moves))
+	c.complete()
+
+	olds := slices.DeleteFunc(c.nodes(), func(m *site) bool { return m == comer })
+	goer := olds[c.rng.IntN(len(olds))]
+	for _, m := range c.all {
+		if m.role == "gateway" { // it joins at each start
+			m.args[slices.Index(m.args, "--join")+1] = comer.net.addr.String() + ":7000"
+		}
+	}
+	comer.admin("node", "drain", goer.name, "--yes")
+	c.suffer(l, goer.name+" is drained")
+	c.complete()
+	l.pause()
+	l.onlyUnavailable("at the end")
+	c.verify(l)
+	goer.stop(time.Minute)
+	c.all = slices.DeleteFunc(c.all, func(m *site) bool { return m == goer })
+	for _, w := range l.workers {
+		w.client = c.impatient()
+	}
+	poll(t, joining, 500*time.Millisecond, "the drained node to be forgotten", func() error {
+		_, stderr, err := comer.ostraka("admin", "node", "remove", goer.name)
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, stderr)
+		}
+		return nil
+	})
+	c.complete()
+	l.resume()
+	l.acknowledged(10, 2*time.Minute)
+	l.pause()
+	l.onlyUnavailable("without " + goer.name)
+	c.verify(l)
 }
 
 // restartOfAll kills every process, and starts all but one; the one comes later. Nobody is told where the others
@@ -691,8 +807,8 @@ func restartOfAll(t *testing.T, c *sites) {
 		}
 		here = append(here, m)
 		if m.role == "gateway" {
-			i := slices.Index(m.args, "--join")
-			m.args[i+1] = c.all[(slices.Index(c.all, missing)+1)%5].net.addr.String() + ":7000"
+			there := slices.DeleteFunc(c.nodes(), func(n *site) bool { return n == missing })
+			m.args[slices.Index(m.args, "--join")+1] = there[0].net.addr.String() + ":7000"
 		}
 		m.launch()
 	}
@@ -718,7 +834,7 @@ func restartOfAll(t *testing.T, c *sites) {
 	if err := os.WriteFile(stranger, []byte(strings.Repeat("0123456789abcdef", 4)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out := refused(t, c.first.env, "server", "--address", "198.18.0.254:9000", "--node-address", "198.18.0.254:7000", "--join", c.first.net.addr.String()+":7000",
+	out := refused(t, c.first.env, "server", "--address", "198.18.0.254:9000", "--node-address", "198.18.0.254:7000", "--join", missing.net.addr.String()+":7000",
 		"--cluster-secret-file", stranger, t.TempDir())
 	if !strings.Contains(out, "secret") {
 		t.Errorf("who has another secret is told %q", out)

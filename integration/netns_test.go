@@ -86,7 +86,8 @@ type netspace struct {
 
 // testNet is the bridge, in the namespace of the test, and what is joined to it.
 type testNet struct {
-	t      testing.TB
+	t      testing.TB // what fails
+	whole  testing.TB // what the namespaces end with
 	spaces []*netspace
 	next   netip.Addr
 }
@@ -94,7 +95,7 @@ type testNet struct {
 // newNet makes the bridge. The test must be inOwnNetwork.
 func newNet(t testing.TB) *testNet {
 	t.Helper()
-	n := &testNet{t: t, next: netip.MustParseAddr("198.18.0.1")}
+	n := &testNet{t: t, whole: t, next: netip.MustParseAddr("198.18.0.1")}
 	n.ip("link set lo up", "link add hub type bridge", "addr add 198.18.0.254/24 dev hub", "link set hub up")
 	return n
 }
@@ -124,7 +125,7 @@ func (n *testNet) add() *netspace {
 		}
 		s.file = openNetspace(n.t)
 	})
-	n.t.Cleanup(func() { s.file.Close() })
+	n.whole.Cleanup(func() { s.file.Close() })
 	near, far := fmt.Sprintf("v%d", len(n.spaces)), fmt.Sprintf("e%d", len(n.spaces))
 	n.ip(fmt.Sprintf("link add %s type veth peer name %s", near, far),
 		fmt.Sprintf("link set %s netns /proc/%d/fd/%d", far, os.Getpid(), s.file.Fd()),
