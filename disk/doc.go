@@ -7,6 +7,7 @@
 //	ostraka.json, ostraka.json.bak   the identity, twice (see Identity)
 //	lock                             held while a process has the drive open
 //	meta/                            Pebble: records ('a'…'m'), control plane ('c'), shard rows ('s'), jobs ('t')
+//	meta/ostraka.sums                what its logs and MANIFESTs held when they were last synced (see vfsx.Sums)
 //	shards/00 … shards/ff            256 directories, made and synced when the drive is formed
 //	shards/ab/<data id>.<chunk>.<index>   one shard file; ab are the first two digits of the data id
 //
@@ -45,8 +46,10 @@
 //   - What Pebble would answer by a panic on a goroutine of its own, which ends the process, is kept from it: a
 //     log that cannot be made, written or closed fences the drive off in silence (vfsx.Guard), and damage in
 //     a blob file is found before Pebble sees it (blobFS). A panic while it reads retires the drive.
-//   - Pebble takes damage in its MANIFEST for the torn end that a crash leaves. Damage that a whole record
-//     follows is found before it is opened. Known gap: damage in the last record is not told from a torn end.
+//   - Pebble takes damage in its MANIFEST, and in the last record of its newest log, for the torn end that a crash
+//     leaves. Damage of a MANIFEST that a whole record follows is found before it is opened, and so is every change of what a
+//     log or the MANIFEST held when it was last synced (meta/ostraka.sums, vfsx.Sums). Known gap: that file is not synced
+//     itself. After a power cut, damage in what it does not cover yet may be taken for a torn end.
 //   - Below the watermark of free space new shards are refused with errs.Full; deletes, rows and what
 //     was begun go on.
 //   - A drive that hangs holds up no caller beyond its ctx: blocking work runs on goroutines of the

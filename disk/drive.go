@@ -218,9 +218,11 @@ func (d *Drive) open(ctx context.Context, warning string) error {
 	st := newStore(d.fs, d.log, storeEvents{
 		writeFailed: d.onWriteFailed, readFailed: d.onReadFailed, corrupt: d.retire, slow: d.onSlow, fault: d.faultError})
 	d.store = st
-	if err := checkManifest(d.fs, meta); err != nil {
+	sums, err := checkLogs(d.fs, meta, d.identity.Forming, d.log)
+	if err != nil {
 		return d.storeFailed(err)
 	}
+	st.keepSums(d.fs, meta, sums)
 	if err := st.open(ctx, meta, &d.o, d.identity.Forming); err != nil {
 		return d.storeFailed(err)
 	}

@@ -411,8 +411,9 @@ func (d *Drive) settled() {
 // it goes on, and has lost nothing.
 func (m *opImage) checkLive(t *testing.T, where string, d *Drive, r *opRequest, cause opCause, hit *opHit) {
 	t.Helper()
-	// A shard file that finds no room is given up alone; so is the drive's identity, which is written anew.
-	spared := errors.Is(cause.err, syscall.ENOSPC) && !strings.Contains(hit.name, metaDir+"/")
+	// A shard file that finds no room is given up alone; so is the drive's identity, which is written anew. The sums of
+	// the logs are given up whatever happens to them.
+	spared := errors.Is(cause.err, syscall.ENOSPC) && !strings.Contains(hit.name, metaDir+"/") || strings.HasSuffix(hit.name, sumsFile)
 	if hit.class&(opWrite|opSync|opChange) != 0 && !spared {
 		select {
 		case <-d.Faulted():

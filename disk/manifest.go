@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/cockroachdb/pebble/v2/record"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 
@@ -25,25 +26,86 @@ const (
 	manifestHeader = 7 // masked CRC32C of what follows the length (4), length (2), type (1)
 )
 
-// checkManifest verifies the MANIFEST that the record store in dir will be opened with, if it has one. The
-// error is errs.Corrupt where the file is damaged.
-func checkManifest(fsys vfs.FS, dir string) error {
-	name, err := atomicfs.ReadMarker(fsys, dir, manifestMarker)
+// checkManifest verifies the MANIFEST that the record store in dir will be opened with. It returns its name, "" if there
+// is none. The error is errs.Corrupt where the file is damaged.
+func checkManifest(fsys vfs.FS, dir string) (name string, err error) {
+	name, err = atomicfs.ReadMarker(fsys, dir, manifestMarker)
 	if err != nil || name == "" {
-		return err
+		return "", err
 	}
 	f, err := fsys.Open(fsys.PathJoin(dir, name), vfs.SequentialReadsOption)
 	if err != nil {
-		return err
+		return "", err
 	}
 	at, err := damagedRecord(f)
 	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+		return "", err
 	}
 	if at >= 0 {
-		return errs.E("disk.Open", errs.Corrupt, fmt.Sprintf("%s is damaged at %d", name, at))
+		return "", errs.E("disk.Open", errs.Corrupt, fmt.Sprintf("%s is damaged at %d", name, at))
 	}
-	return nil
+	return name, nil
+}
+
+// The tags of a version edit that come before all others, in this order.
+const (
+	tagComparer = 1 // length, name
+	tagMinLog   = 2 // number
+)
+
+// maxEditHead is how much of a version edit holds these tags.
+const maxEditHead = 256
+
+// firstLog returns the number of the first log that r, a MANIFEST, still needs: those before it are in tables. As
+// Pebble does, it reads up to the first record that does not verify.
+func firstLog(r io.Reader) (first uint64, err error) {
+	records := record.NewReader(r, 0)
+	var head [maxEditHead]byte
+	for {
+		rec, err := records.Next()
+		n := 0
+		if err == nil {
+			n, err = io.ReadFull(rec, head[:])
+		}
+		if n > 0 && (err == io.EOF || err == io.ErrUnexpectedEOF) {
+			err = nil
+		}
+		switch {
+		case err == io.EOF || record.IsInvalidRecord(err):
+			return first, nil
+		case err != nil:
+			return 0, err
+		}
+		if log := editLog(head[:n]); log != 0 {
+			first = log
+		}
+	}
+}
+
+// editLog returns the number of the first log that the version edit b needs, 0 if it does not say.
+func editLog(b []byte) uint64 {
+	tag, b := uvarint(b)
+	if tag == tagComparer {
+		n, rest := uvarint(b)
+		if n > uint64(len(rest)) {
+			return 0
+		}
+		tag, b = uvarint(rest[n:])
+	}
+	if tag != tagMinLog {
+		return 0
+	}
+	log, _ := uvarint(b)
+	return log
+}
+
+// uvarint returns the number that b begins with, and what follows it; 0 if there is none.
+func uvarint(b []byte) (uint64, []byte) {
+	v, n := binary.Uvarint(b)
+	if n <= 0 {
+		return 0, nil
+	}
+	return v, b[n:]
 }
 
 // damagedRecord returns where r, a file of records, has a damaged one that another follows; −1 if nowhere.

@@ -96,7 +96,7 @@ func TestACrashWhileAManifestIsMadeIsNotDamage(t *testing.T) {
 					if anyDamaged(t, clone) {
 						torn++
 					}
-					if err := checkManifest(clone, "db"); err != nil {
+					if _, err := checkManifest(clone, "db"); err != nil {
 						t.Fatalf("after a crash: %v", err)
 					}
 					db, err := pebble.Open("db", tableOptions(clone))
@@ -187,7 +187,7 @@ func TestAFlipInTheCurrentManifestIsFoundAndInAnOldOneIsNot(t *testing.T) {
 			clone := mem.CrashClone(vfs.CrashCloneCfg{})
 			at := rng.Int64N(4 << 10) // in the first record of the current one
 			flip(t, clone, "db/"+name, at)
-			err := checkManifest(clone, "db")
+			_, err := checkManifest(clone, "db")
 			if name == current {
 				wantKind(t, err, errs.Corrupt)
 			} else if err != nil {

@@ -49,6 +49,7 @@ type store struct {
 	db     *pebble.DB
 	guard  *vfsx.Guard
 	opened *vfsx.Opened // what Pebble has open; set by open
+	sums   *vfsx.Sums   // of its logs; nil: none are kept
 	health io.Closer
 	log    *slog.Logger
 	ev     storeEvents
@@ -161,9 +162,12 @@ func (s *store) openPebble(ctx context.Context, dir string, opts *pebble.Options
 			}
 			if settled.CompareAndSwap(false, true) {
 				done <- r
-			} else if r.db != nil {
+				return
+			}
+			if r.db != nil {
 				_ = r.db.Close() // too late to be of use
 			}
+			_ = s.sums.Close()
 		}()
 		r.db, r.err = pebble.Open(dir, opts)
 	}()
@@ -176,12 +180,16 @@ func (s *store) openPebble(ctx context.Context, dir string, opts *pebble.Options
 	case <-ctx.Done():
 		err = errs.Wrap("disk.Open", ctx.Err())
 	}
-	if s.db == nil && !settled.CompareAndSwap(false, true) && err == nil {
+	left := s.db == nil && settled.CompareAndSwap(false, true)
+	if s.db == nil && !left && err == nil {
 		err = errors.New("the record store failed to open")
 	}
 	s.opening.Store(false)
 	if err == nil && (s.guard.Tripped() != nil || s.ev.fault() != nil) {
 		err = errors.Join(s.guard.Tripped(), s.ev.fault(), s.db.Close())
+	}
+	if err != nil && !left {
+		_ = s.sums.Close()
 	}
 	return err
 }
@@ -459,7 +467,7 @@ func (s *store) close(ctx context.Context) error {
 	poisoned := s.poisoned
 	s.mu.Unlock()
 	if poisoned {
-		_ = s.opened.CloseLeft() // of a drive that is out
+		_ = errors.Join(s.opened.CloseLeft(), s.sums.Close()) // of a drive that is out
 		return nil
 	}
 	done := make(chan error, 1)
@@ -470,7 +478,7 @@ func (s *store) close(ctx context.Context) error {
 			}
 		}()
 		err := s.db.Close()
-		done <- errors.Join(err, s.opened.CloseLeft())
+		done <- errors.Join(err, s.opened.CloseLeft(), s.sums.Close())
 	}()
 	select {
 	case err := <-done:

@@ -26,6 +26,7 @@ type Guard struct {
 	onFault func(op, path string, write bool, err error)
 	tripped atomic.Pointer[error]
 	begun   atomic.Bool // a log or the like was made
+	sums    *Sums       // nil: none are kept
 }
 
 // refusePause is how long the refusal to make a file takes. Pebble tries a flush that failed again at once and
@@ -37,6 +38,9 @@ const refusePause = 50 * time.Millisecond
 func NewGuard(fs vfs.FS, onFault func(op, path string, write bool, err error)) *Guard {
 	return &Guard{fs: fs, onFault: onFault}
 }
+
+// KeepSums keeps in s the sums of the logs and MANIFESTs that are written from now on. Call it before the guard is used.
+func (g *Guard) KeepSums(s *Sums) { g.sums = s }
 
 // Trip fences the file system off: every later change fails with err. The first call counts.
 func (g *Guard) Trip(err error) { g.tripped.CompareAndSwap(nil, &err) }
@@ -81,9 +85,11 @@ func (g *Guard) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 		// Pebble syncs what a marker names and the marker with one sync of their directory, and relies on
 		// the file system to keep their order if the power fails before it. Not every one does.
 		dir := g.fs.PathDir(name)
+		births := g.sums.syncing(dir)
 		if err := g.change("sync", dir, false, func() error { return SyncDir(g.fs, dir) }); err != nil {
 			return g.wrapLog(nil, name, err), nil
 		}
+		g.sums.namesDurable(births)
 	}
 	if g.Tripped() != nil && !isLog(g.fs.PathBase(name)) {
 		time.Sleep(refusePause)
@@ -270,9 +276,12 @@ type guardDir struct {
 }
 
 func (d *guardDir) Sync() error {
+	births := d.g.sums.syncing(d.name)
 	if err := d.g.change("sync", d.name, false, d.File.Sync); err != nil {
 		d.g.Trip(err)
+		return nil
 	}
+	d.g.sums.namesDurable(births)
 	return nil
 }
 

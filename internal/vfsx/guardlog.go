@@ -27,10 +27,13 @@ func isLog(base string) bool {
 //   - Where it cannot write a blob file it gives the file up twice, and ends the process. The table beside it fails.
 //   - Where its opening fails, it takes the file cache away under the compactions and the table statistics that it has
 //     begun, and they end the process. None begin before a log or a MANIFEST is made.
+//
+// The guard keeps the sum of a log and of a MANIFEST, see Sums.
 type guardLog struct {
 	f    vfs.File // nil: it could not be made
 	g    *Guard
 	name string
+	sum  *summed // nil: none is kept
 }
 
 func (g *Guard) wrapLog(f vfs.File, name string, err error) vfs.File {
@@ -39,7 +42,11 @@ func (g *Guard) wrapLog(f vfs.File, name string, err error) vfs.File {
 		g.Trip(err)
 		f = nil
 	}
-	return &guardLog{f: f, g: g, name: name}
+	l := &guardLog{f: f, g: g, name: name}
+	if f != nil {
+		l.sum = g.sums.begin(g.fs.PathBase(name))
+	}
+	return l
 }
 
 // change is Guard.change in silence.
@@ -55,18 +62,23 @@ func (l *guardLog) change(op string, do func() error) {
 // Write implements vfs.File.
 func (l *guardLog) Write(p []byte) (int, error) {
 	l.change("write", func() error {
+		crc := l.sum.next(p)
 		n, err := l.f.Write(p)
 		if err == nil && n < len(p) {
 			err = io.ErrShortWrite
+		}
+		if err == nil {
+			l.sum.wrote(n, crc)
 		}
 		return err
 	})
 	return len(p), nil
 }
 
-// WriteAt implements vfs.File.
+// WriteAt implements vfs.File. Pebble only appends to a file that has a sum; one that is written elsewhere has none.
 func (l *guardLog) WriteAt(p []byte, off int64) (int, error) {
 	l.change("write", func() error {
+		l.sum.forget()
 		n, err := l.f.WriteAt(p, off)
 		if err == nil && n < len(p) {
 			err = io.ErrShortWrite
@@ -77,15 +89,28 @@ func (l *guardLog) WriteAt(p []byte, off int64) (int, error) {
 }
 
 // Sync implements vfs.File.
-func (l *guardLog) Sync() error { l.change("sync", func() error { return l.f.Sync() }); return nil }
-
-// SyncData implements vfs.File.
-func (l *guardLog) SyncData() error {
-	l.change("sync", func() error { return l.f.SyncData() })
+func (l *guardLog) Sync() error {
+	l.change("sync", func() error { return l.synced(l.f.Sync) })
 	return nil
 }
 
-// SyncTo implements vfs.File.
+// SyncData implements vfs.File.
+func (l *guardLog) SyncData() error {
+	l.change("sync", func() error { return l.synced(l.f.SyncData) })
+	return nil
+}
+
+// synced syncs the file and writes the sum of what that covers.
+func (l *guardLog) synced(sync func() error) error {
+	length, crc := l.sum.written()
+	if err := sync(); err != nil {
+		return err
+	}
+	l.sum.durable(length, crc)
+	return nil
+}
+
+// SyncTo implements vfs.File. Its sum is not written: this is no promise that anything is durable.
 func (l *guardLog) SyncTo(length int64) (full bool, err error) {
 	l.change("sync", func() (err error) { full, err = l.f.SyncTo(length); return err })
 	return full, nil
@@ -104,6 +129,7 @@ func (l *guardLog) Close() error {
 	if l.f == nil {
 		return nil
 	}
+	l.sum.end()
 	if err := l.f.Close(); err != nil && l.g.Tripped() == nil {
 		l.g.onFault("close", l.name, true, err)
 		l.g.Trip(err)
