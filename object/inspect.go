@@ -115,9 +115,9 @@ func (s *Store) shardPlaces(ctx context.Context, p *place, part int, d *metadata
 			case errs.Is(err, errs.NotFound):
 				out[j].Status = ShardMissing
 			case errs.Is(err, errs.Corrupt):
-				out[j].Status, out[j].Err = ShardCorrupt, err.Error()
+				out[j].Status, out[j].Err = ShardCorrupt, errs.Public(err)
 			default:
-				out[j].Status, out[j].Err = ShardOffline, err.Error()
+				out[j].Status, out[j].Err = ShardOffline, errs.Public(err)
 			}
 		})
 	}

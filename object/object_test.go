@@ -187,6 +187,32 @@ func TestMultipart(t *testing.T) {
 	}
 }
 
+func TestAnInspectionSaysInWordsWhyAShardCannotBeReached(t *testing.T) {
+	s := newStack(t, stackOptions{})
+	ctx := context.Background()
+	s.bucketFor("bkt", Unversioned)
+	if _, err := s.put("bkt", "k", bytes.Repeat([]byte("x"), 300<<10), PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.down[3].Store(true)
+	in, err := s.Inspect(ctx, "bkt", "k", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	offline := 0
+	for _, sh := range in.Shards {
+		if sh.Status == ShardOffline {
+			offline++
+		}
+		if offline := sh.Status == ShardOffline; offline != (sh.Drive == 3) || offline && sh.Err != "drive 3 is not there" {
+			t.Errorf("shard %+v", sh)
+		}
+	}
+	if offline == 0 {
+		t.Error("no shard is on the drive that is down")
+	}
+}
+
 func TestAbort(t *testing.T) {
 	s := newStack(t, stackOptions{})
 	ctx := context.Background()

@@ -220,7 +220,7 @@ func printObject(w io.Writer, o *console.ObjectReport) error {
 	}
 	fmt.Fprint(t, "\nPART\tCHUNK\tSHARD\tDRIVE\tSTATE\tBYTES\tPATH\n")
 	for _, s := range o.Shards {
-		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%s\t%d\t%s\n", s.Part, s.Chunk, s.Index, s.Drive, strings.TrimSpace(s.State+" "+s.Detail), s.Bytes, s.Path)
+		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%s\t%d\t%s\n", s.Part, s.Chunk, s.Index, s.Drive, s.State, s.Bytes, strings.TrimSpace(s.Path+"  "+s.Detail))
 	}
 	return t.Flush()
 }
