@@ -194,14 +194,15 @@ func (s *Set) open(ctx context.Context) error {
 		return nil
 	}
 	if !any {
-		list := []error{errNothing}
+		msg := "no drive could be opened"
 		if joining {
-			list = []error{errs.E("node.OpenSet", errs.Drive, "the directories were about to join a cluster, and that was interrupted: give --join again")}
+			msg = "the directories were about to join a cluster, and that was interrupted: give --join again"
 		}
+		var list []error
 		for _, st := range s.Status() {
 			list = append(list, st.Err)
 		}
-		return errors.Join(list...)
+		return &errs.Error{Op: "node.OpenSet", Kind: errs.Drive, Msg: msg, Err: errors.Join(list...)}
 	}
 	s.formed = p.formed
 	if p.formed {
@@ -268,7 +269,7 @@ func plan(found []disk.Inspection, want disk.ID, noForm, join bool) (*forming, e
 	}
 	if len(bad) > 0 && (first != nil || len(empty) > 0) {
 		// Nothing is lost yet, and forming without all drives would leave one out for ever.
-		return nil, errs.As(op, errs.Drive, fmt.Errorf("a new cluster is formed only over directories that are all there and empty: %w", found[bad[0]].Err))
+		return nil, &errs.Error{Op: op, Kind: errs.Drive, Msg: "a new cluster is formed only over directories that are all there and empty", Err: found[bad[0]].Err}
 	}
 	if first == nil {
 		if len(empty) == 0 {

@@ -252,7 +252,7 @@ func TestAReplacementIsFollowedToItsEnd(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("code %d: %s%s", code, out, stderr)
 	}
-	for _, want := range []string{"retire", "drive 2", "healing is paused", "1 further drive", "does not go on: the path is not empty", "shards, 25.0%, 250 of 1,000 objects, 250 MiB, 5.0 MiB/s, about 1m30s left",
+	for _, want := range []string{"retire", "drive 2", "healing is paused", "1 further drive", "does not go on: the path is not empty", "shards, 25.0%, 250 of 1,000 records, 250 MiB, 5.0 MiB/s, about 1m30s left",
 		"waiting for the server", "rebuilt and verified", "2 further drives may be lost"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("it does not print %q:\n%s", want, out)
@@ -288,7 +288,7 @@ func TestOnATerminalItAsksAndDrawsABar(t *testing.T) {
 	h := httptest.NewServer(replacing())
 	defer h.Close()
 	code, out, stderr := adminAt(t, h.URL, process{terminal: on(120), stdin: strings.NewReader("y\n")}, "drive", "replace", "/d2")
-	if code != 0 || !strings.Contains(stderr, "Go on?") || !strings.Contains(out, "\rrebuild of drive 7 [######..................] shards  25.0%  250/1,000 objects  250 MiB") || !strings.Contains(out, "99.9%") || !strings.Contains(out, "1m30s left") {
+	if code != 0 || !strings.Contains(stderr, "Go on?") || !strings.Contains(out, "\rrebuild of drive 7 [######..................] shards  25.0%  250/1,000 records  250 MiB") || !strings.Contains(out, "99.9%") || !strings.Contains(out, "1m30s left") {
 		t.Errorf("code %d, printed %q and %q", code, out, stderr)
 	}
 	for line := range strings.SplitSeq(out[strings.Index(out, "\r"):strings.LastIndex(out, "\r")], "\r") {
@@ -361,6 +361,67 @@ func TestWatchingEndsWithOneIfSomethingIsLeft(t *testing.T) {
 		if code != c.code || !strings.Contains(out, "repairs: 9 outstanding") || !strings.Contains(out, "drive 7 takes the place of drive 2: waiting") {
 			t.Errorf("%s: code %d, want %d: %s%s", c.name, code, c.code, out, stderr)
 		}
+	}
+}
+
+func TestACheckThatIsBegunIsSaidAndFollowed(t *testing.T) {
+	at := func(n int64) *time.Time { x := time.Unix(n, 0); return &x }
+	former := console.Job{Kind: "check", State: "done", Begun: at(100), Ended: at(110)}
+	is := func(state string, jobs ...console.Job) console.HealStatus {
+		return console.HealStatus{State: state, Jobs: append(jobs, former)}
+	}
+	next := console.Job{Kind: "check", State: "running", Begun: at(200), Total: 10, Done: 1}
+	ended := next
+	ended.State, ended.Done, ended.Ended = "done", 10, at(203)
+	script := &scripted{next: map[string][]any{"drives": {console.DriveList{}}, "heal/start": {is("healthy"), is("working", next)},
+		"heal": {is("healthy"), is("healthy"), is("working", next), is("healthy", ended)}, "scrub/start": {console.ScrubReport{}, console.ScrubReport{Paused: true}}}}
+	h := httptest.NewServer(script)
+	defer h.Close()
+	for _, c := range []struct {
+		args []string
+		says []string
+		not  string
+	}{
+		{[]string{"heal", "start"}, []string{"a complete check begins now\n", "heal status --watch"}, "healthy"},
+		{[]string{"heal", "start"}, []string{"a complete check is under way\n"}, "working"},
+		{[]string{"heal", "start", "--watch"}, []string{"check: waiting for it to begin\n", "check: running, 10.0%", "healthy", "took 3.0s"}, "begins now"},
+		{[]string{"scrub", "start", "3"}, []string{"a round of the scrub of drive 3 begins now", "scrub status"}, "period"},
+		{[]string{"scrub", "start"}, []string{"all drives", "scrubs are paused", "scrub resume"}, "begins now"},
+	} {
+		code, out, stderr := adminAt(t, h.URL, process{}, c.args...)
+		for _, want := range c.says {
+			if code != 0 || !strings.Contains(out, want) || strings.Contains(out, c.not) {
+				t.Errorf("%q: code %d, %q, %q; want %q and no %q", c.args, code, out, stderr, want, c.not)
+			}
+		}
+	}
+}
+
+func TestWithJSONAFailureIsAnObjectOnStderr(t *testing.T) {
+	script := &scripted{next: map[string][]any{"drives/quarantine": {console.DriveAnswer{DryRun: true, Refused: "data <would be> away"}}, "heal": {http.StatusServiceUnavailable}}}
+	h := httptest.NewServer(script)
+	defer h.Close()
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		kind string
+		says string
+	}{
+		{"what the server refuses", []string{"drive", "quarantine", "2", "--json"}, 3, "precondition failed", "data <would be> away"},
+		{"a server that cannot", []string{"heal", "status", "--json"}, 1, "unavailable", "503"},
+		{"an argument that is wrong", []string{"heal", "limit", "fast", "--json"}, 2, "invalid", "50MiB"},
+		{"an argument too many", []string{"heal", "start", "x", "--json"}, 2, "invalid", "no argument"},
+		{"a flag that is none", []string{"drive", "list", "--colour", "--json"}, 2, "invalid", "--colour"},
+	} {
+		code, out, stderr := adminAt(t, h.URL, process{}, c.args...)
+		var f console.Failure
+		if err := json.Unmarshal([]byte(stderr), &f); err != nil || code != c.code || out != "" || f.Error.Kind != c.kind || !strings.Contains(f.Error.Message, c.says) {
+			t.Errorf("%s: code %d, printed %q and %q, %v; want %d, %q and %q", c.name, code, out, stderr, err, c.code, c.kind, c.says)
+		}
+	}
+	if code, _, stderr := adminAt(t, h.URL, process{}, "heal", "status", "--json=false"); code != 1 || !strings.HasPrefix(stderr, "ostraka: ") {
+		t.Errorf("without --json: code %d, %q", code, stderr)
 	}
 }
 

@@ -90,9 +90,9 @@ rebuilds what belongs on it while the store serves. PATH is one of those that th
 with: normally that of the lost drive, after the new disk was mounted there. Files are never
 overwritten: a directory that holds anything is refused.
 
-It is refused, unless --force, when too few drives would be left to read or write everything, while a
-drive that is still in service may be needed to bring others up to date, and when PATH looks like a
-mount point without its disk.
+It is refused, unless --force, when afterwards not everything could be read, or no longer be written,
+while a drive that is still in service may be needed to bring others up to date, and when PATH looks
+like a mount point without its disk.
 
 The old drive is retired for good: it never serves again, even if it comes back. Which one that is
 follows from PATH, or it is the only one that is away; otherwise --old names it by its number.
@@ -237,8 +237,8 @@ func quarantineCommand(p process, e *endpoint) *cobra.Command {
 		Short: "Take a drive out of service, until it is released or replaced",
 		Long: `Takes a drive, named by its number or path, out of service, over restarts too: for one that makes
 trouble, or before its disk is pulled. Nothing on it is changed, and it is brought up to date when it
-is released. It is refused, unless --force, when too few drives would be left to read or write
-everything, or while it may be needed to bring others up to date.`,
+is released. It is refused, unless --force, when afterwards not everything could be read, or no longer
+be written, or while it may be needed to bring others up to date.`,
 		Example: `  ostraka admin drive quarantine 3 --reason 'SMART: reallocated sectors'
   ostraka admin drive quarantine /mnt/d3 --yes`,
 		Args: exactly(1, "the drive has to be named: its number or its path, as `ostraka admin drive list` shows them"),

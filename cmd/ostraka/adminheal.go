@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,8 +24,7 @@ func healCommand(p process, e *endpoint) *cobra.Command {
 				return show(cmd, p, e, request{method: http.MethodPost, path: path, body: struct{}{}}, asJSON, printHeal)
 			}}, &asJSON)
 	}
-	return group("heal", "Repairs, rebuilds and complete checks", healStatusCommand(p, e),
-		simple("start", "Begin a complete check: every object, on every drive, every checksum", "heal/start"),
+	return group("heal", "Repairs, rebuilds and complete checks", healStatusCommand(p, e), healStartCommand(p, e),
 		simple("pause", "Pause repairs, rebuilds and checks, over restarts too", "heal/pause"),
 		simple("resume", "Let repairs, rebuilds and checks go on", "heal/resume"),
 		limitCommand(p, e))
@@ -45,7 +45,7 @@ no drive is missing, and with 1 if something is left that cannot be done.`,
 		Args: exactly(0, "status takes no argument"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if watch {
-				return newFollower(p, e, asJSON).work(cmd.Context())
+				return newFollower(p, e, asJSON).work(cmd.Context(), nil)
 			}
 			return show(cmd, p, e, request{method: http.MethodGet, path: "heal"}, asJSON, printHeal)
 		},
@@ -54,12 +54,58 @@ no drive is missing, and with 1 if something is left that cannot be done.`,
 	return jsonFlag(c, &asJSON)
 }
 
+func healStartCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON, watch bool
+	c := &cobra.Command{
+		Use:   "start",
+		Short: "Begin a complete check: every object, on every drive, every checksum",
+		Long: `Begins a complete check, unless one is under way. It goes on in the server, over restarts too;
+with --watch it is followed to its end, as by heal status --watch, with the same exit codes.`,
+		Example: `  ostraka admin heal start
+  ostraka admin heal start --watch`,
+		Args: exactly(0, "start takes no argument"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			start := request{method: http.MethodPost, path: "heal/start", body: struct{}{}}
+			if !watch {
+				return show(cmd, p, e, start, asJSON, printStarted)
+			}
+			var h console.HealStatus
+			var check begun
+			if _, err := e.send(cmd.Context(), request{method: http.MethodGet, path: "heal"}, &h); err != nil {
+				return err
+			}
+			check.before(&h)
+			if _, err := e.send(cmd.Context(), start, &console.HealStatus{}); err != nil {
+				return err
+			}
+			return newFollower(p, e, asJSON).work(cmd.Context(), &check)
+		},
+	}
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "follow the check, and all other work, to the end; with --json, one line for each look")
+	return jsonFlag(c, &asJSON)
+}
+
+// printStarted says that a check was begun. What the answer says of health is from before it.
+func printStarted(w io.Writer, h *console.HealStatus) error {
+	when := "begins now"
+	for _, j := range h.Jobs {
+		if j.Kind == "check" && j.State != "done" {
+			when = "is under way"
+		}
+	}
+	if h.Paused {
+		when += ", and is paused: ostraka admin heal resume lets it go on"
+	}
+	_, err := fmt.Fprintf(w, "a complete check %s\nfollow it with: ostraka admin heal status --watch\n", when)
+	return err
+}
+
 func printHeal(w io.Writer, h *console.HealStatus) error {
 	t := table(w)
 	fmt.Fprintf(t, "health\t%s\n", health(h.State, h.Why))
 	fmt.Fprintf(t, "last verified\t%s", moment(h.Verified))
 	if h.Verified != nil {
-		fmt.Fprintf(t, ": %s objects, %s shards, %s", humanize.Comma(h.VerifiedRegisters), humanize.Comma(h.VerifiedShards), bytesOf(h.VerifiedBytes))
+		fmt.Fprintf(t, ": %s records, %s shards, %s", humanize.Comma(h.VerifiedRegisters), humanize.Comma(h.VerifiedShards), bytesOf(h.VerifiedBytes))
 	}
 	fmt.Fprintf(t, "\nrepairs\t%s outstanding, %s of them wait for drives, %s under way\n", humanize.Comma(int64(h.Backlog)), humanize.Comma(int64(h.Blocked)), humanize.Comma(int64(h.Active)))
 	fmt.Fprintf(t, "limit\t%s\n", rate(h.Rate))
@@ -166,9 +212,24 @@ func scrubStartCommand(p process, e *endpoint) *cobra.Command {
 					return err
 				}
 			}
-			return show(cmd, p, e, request{method: http.MethodPost, path: "scrub/start", body: q}, asJSON, printScrub)
+			return show(cmd, p, e, request{method: http.MethodPost, path: "scrub/start", body: q}, asJSON, func(w io.Writer, s *console.ScrubReport) error {
+				return printScrubStarted(w, s, cmp.Or(strings.Join(args, ""), "all drives"))
+			})
 		},
 	}, &asJSON)
+}
+
+// printScrubStarted says that a round was begun. The counts of the answer are from before it.
+func printScrubStarted(w io.Writer, s *console.ScrubReport, of string) error {
+	if _, err := strconv.Atoi(of); err == nil {
+		of = "drive " + of
+	}
+	when := "begins now, or goes on faster where one is under way"
+	if s.Paused {
+		when = "was asked for, and scrubs are paused: ostraka admin scrub resume lets it begin"
+	}
+	_, err := fmt.Fprintf(w, "a round of the scrub of %s %s\nsee how far it is with: ostraka admin scrub status\n", of, when)
+	return err
 }
 
 func periodCommand(p process, e *endpoint) *cobra.Command {

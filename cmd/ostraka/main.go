@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/ostraka/ostraka/console"
+	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/internal/errs"
 )
 
@@ -93,11 +96,11 @@ Start with: ostraka server --help`,
 		return &errs.Error{Op: c.CommandPath(), Kind: errs.Invalid, Msg: fmt.Sprintf("%v; see %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(serverCommand(p), gatewayCommand(p), nodeCommand(p), adminCommand(p), benchCommand(p), versionCommand(p))
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(p.stderr, "ostraka:", explain(err))
+	printError(p.stderr, err, wantsJSON(c, p.args))
 	switch errs.KindOf(err) {
 	case errs.Invalid, errs.NotFound:
 		return 2
@@ -109,11 +112,37 @@ Start with: ostraka server --help`,
 	return 1
 }
 
+// wantsJSON reports whether a command was called with --json. A command line that is wrong may not have been read so far.
+func wantsJSON(c *cobra.Command, args []string) bool {
+	f := c.Flags().Lookup("json")
+	return f != nil && (f.Value.String() == "true" || !f.Changed && slices.Contains(args, "--json"))
+}
+
+// printError prints why a command failed: for people, or as the object that the admin interface answers.
+// stdout is left to answers.
+func printError(w io.Writer, err error, asJSON bool) {
+	if !asJSON {
+		fmt.Fprintln(w, "ostraka:", explain(err))
+		return
+	}
+	var f console.Failure
+	f.Error.Kind, f.Error.Message = errs.KindOf(err).String(), explain(err)
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(f); err != nil {
+		fmt.Fprintln(w, "ostraka:", f.Error.Message)
+	}
+}
+
 // explain is the text of an error for a person at a terminal: what may be said, then the cause.
 // Of joined errors it explains the first.
 func explain(err error) string {
 	var texts []string
 	for err != nil {
+		if at, ok := err.(*disk.StatusError); ok { // it names the path, and says what to do
+			texts = append(texts, at.Error())
+			break
+		}
 		e, ok := err.(*errs.Error)
 		if ok && e.Msg != "" {
 			texts = append(texts, e.Msg)

@@ -84,6 +84,27 @@ func TestAnErrorIsExplainedWithItsCause(t *testing.T) {
 	}
 }
 
+func TestAFirstStartWithoutADirectorySaysWhichAndWhatToDo(t *testing.T) {
+	dir := t.TempDir()
+	here, gone := filepath.Join(dir, "d1"), filepath.Join(dir, "d2")
+	if err := os.Mkdir(here, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, says string
+		paths      []string
+	}{
+		{"one of two", "a new cluster is formed only over directories that are all there and empty: ", []string{here, gone}},
+		{"the only one", "no drive could be opened: ", []string{gone}},
+	} {
+		code, _, stderr := command(t, rootEnv, append([]string{"server", "--address", "127.0.0.1:0"}, c.paths...)...)
+		want := "ostraka: " + c.says + "drive " + gone + " does not exist: mount the disk, or create an empty directory for a new drive\n"
+		if code != 1 || !strings.HasSuffix(stderr, want) {
+			t.Errorf("%s: code %d, %q; want %q", c.name, code, stderr, want)
+		}
+	}
+}
+
 func TestABadCertificateFormsNoStore(t *testing.T) {
 	dir := t.TempDir()
 	code, _, stderr := command(t, nil, "server", "--address", "127.0.0.1:0", "--tls-cert", "/none", "--tls-key", "/none", dir)

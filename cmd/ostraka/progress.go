@@ -47,12 +47,12 @@ func describeJob(j *console.Job) string {
 
 // counts are the figures of a job.
 func counts(j *console.Job) (parts []string) {
-	objects := humanize.Comma(j.Done) + " objects"
+	records := humanize.Comma(j.Done) + " records"
 	if part, ok := fraction(j); ok && j.State != "done" {
 		parts = append(parts, fmt.Sprintf("%.1f%%", 100*part))
-		objects = humanize.Comma(j.Done) + " of " + humanize.Comma(j.Total) + " objects"
+		records = humanize.Comma(j.Done) + " of " + humanize.Comma(j.Total) + " records"
 	}
-	parts = append(parts, objects, bytesOf(j.Bytes))
+	parts = append(parts, records, bytesOf(j.Bytes))
 	if j.State == "running" && j.BytesPerSecond > 0 {
 		parts = append(parts, bytesOf(int64(j.BytesPerSecond))+"/s")
 	}
@@ -83,9 +83,9 @@ func progressLine(j *console.Job, width int) string {
 	}
 	figures := []string{state}
 	if known {
-		figures = append(figures, fmt.Sprintf("%.1f%%", 100*part), humanize.Comma(j.Done)+"/"+humanize.Comma(max(j.Total, j.Done))+" objects")
+		figures = append(figures, fmt.Sprintf("%.1f%%", 100*part), humanize.Comma(j.Done)+"/"+humanize.Comma(max(j.Total, j.Done))+" records")
 	} else {
-		figures = append(figures, humanize.Comma(j.Done)+" objects")
+		figures = append(figures, humanize.Comma(j.Done)+" records")
 	}
 	figures = append(figures, bytesOf(j.Bytes))
 	if j.State == "running" && j.BytesPerSecond > 0 {
@@ -198,9 +198,34 @@ func (f *follower) replacement(ctx context.Context, r console.Replacement) error
 	return nil
 }
 
-// work follows everything that healing does until nothing is left.
-func (f *follower) work(ctx context.Context) error {
+// begun tells whether a check that was asked for has begun, from the answers of GET heal.
+type begun struct {
+	former []time.Time // when those that had ended before began
+	seen   bool
+}
+
+// before notes the checks that ended before the new one was asked for.
+func (b *begun) before(h *console.HealStatus) {
+	for _, j := range h.Jobs {
+		if j.Kind == "check" && j.State == "done" && j.Begun != nil {
+			b.former = append(b.former, *j.Begun)
+		}
+	}
+}
+
+// look reports whether the check is there, or was.
+func (b *begun) look(h *console.HealStatus) bool {
+	for _, j := range h.Jobs {
+		former := func(at time.Time) bool { return j.Begun != nil && j.Begun.Equal(at) }
+		b.seen = b.seen || j.Kind == "check" && (j.State != "done" || !slices.ContainsFunc(b.former, former))
+	}
+	return b.seen
+}
+
+// work follows everything that healing does until nothing is left, and check, if it is not nil, has begun.
+func (f *follower) work(ctx context.Context, check *begun) error {
 	var h console.HealStatus
+	asked := time.Now()
 	err := f.follow(ctx, func(ctx context.Context) (bool, error) {
 		h = console.HealStatus{}
 		raw, err := f.e.send(ctx, request{method: http.MethodGet, path: "heal"}, &h)
@@ -217,6 +242,10 @@ func (f *follower) work(ctx context.Context) error {
 				todo = append(todo, j)
 			}
 		}
+		if check != nil && !check.look(&h) && len(todo) == 0 && time.Since(asked) >= f.giveUp {
+			return false, errs.E("admin", errs.Internal, "the check does not begin; the server's log may say why")
+		}
+		waiting := check != nil && !check.seen
 		switch {
 		case f.asJSON:
 			f.json(raw)
@@ -231,12 +260,14 @@ func (f *follower) work(ctx context.Context) error {
 			f.line(text, text)
 		case h.Backlog > 0:
 			f.line(fmt.Sprintf("repairs: %s outstanding, %s of them wait for drives", humanize.Comma(int64(h.Backlog)), humanize.Comma(int64(h.Blocked))), "repairs")
+		case waiting:
+			f.line("check: waiting for it to begin", "check")
 		}
 		hopeless := h.Blocked + len(h.Lost)
 		if h.MoreLost {
 			hopeless = h.Backlog
 		}
-		return len(todo)+len(drives.Replacements) == 0 && (h.Backlog == 0 || hopeless >= h.Backlog && h.Active == 0), nil
+		return !waiting && len(todo)+len(drives.Replacements) == 0 && (h.Backlog == 0 || hopeless >= h.Backlog && h.Active == 0), nil
 	})
 	f.end()
 	if err != nil {
