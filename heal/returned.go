@@ -73,6 +73,7 @@ func (h *Healer) lookAround(ctx context.Context) {
 	h.returned.here = now
 	h.mu.Unlock()
 	l := h.c.Layout()
+	h.forgetAside(l, now)
 	away := make(map[uint16]bool)
 	for _, m := range l.Drives() {
 		if _, ok := h.c.Drives.Shards(m.Num); !ok {
@@ -90,6 +91,18 @@ func (h *Healer) lookAround(ctx context.Context) {
 		}
 	}
 	h.returned.away = away
+}
+
+// forgetAside forgets what was set aside on drives that are neither here nor in the layout: they have been replaced,
+// or have given all away, and nobody waits for what they held.
+func (h *Healer) forgetAside(l *placement.Layout, here map[uint16]bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for num := range h.aside {
+		if _, member := l.Drive(num); !member && !here[num] {
+			delete(h.aside, num)
+		}
+	}
 }
 
 // judgeAgain asks for another look at the shards that were set aside. The mutex is held.

@@ -346,3 +346,32 @@ func TestOrphansThatWereSetAsideAreJudgedWhenTheDrivesAreBack(t *testing.T) {
 	}
 	w.whole("k")
 }
+
+// A drive may be lost with shards that were set aside: once it is replaced, nobody waits for them.
+func TestOrphansSetAsideOnADriveThatWasReplacedAreForgotten(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.put("k", 700<<10)
+	dead := w.orphan("k")
+	w.heal()
+	w.upkeep()
+	w.down[1].Store(true)
+	w.down[2].Store(true)
+	w.clock.pass(25 * time.Hour)
+	_ = w.healer.upkeep(context.Background()) // some of it cannot be done
+	if len(w.healer.aside) == 0 || w.healer.aside[3] == 0 {
+		t.Fatalf("set aside: %v", w.healer.aside)
+	}
+	w.down[1].Store(false)
+	w.down[2].Store(false)
+	w.replace(3, 6)
+	w.rebuilt()
+	w.heal()
+	w.upkeep()
+	if s := w.healer.Status(); s.Blocked != 0 {
+		t.Errorf("set aside: %v, status: %+v", w.healer.aside, s)
+	}
+	if n := w.shardsOf(dead.ID); n != 0 {
+		t.Errorf("%d shards of the orphan are left", n)
+	}
+	w.whole("k")
+}
