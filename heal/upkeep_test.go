@@ -375,3 +375,25 @@ func TestOrphansSetAsideOnADriveThatWasReplacedAreForgotten(t *testing.T) {
 	}
 	w.whole("k")
 }
+
+// Too few answer to say what is chosen. That nobody was found who names a shard is no reason to remove it.
+func TestOrphansStayWhileNothingCanBeReadByQuorum(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.put("k", 700<<10)
+	dead := w.orphan("k")
+	w.heal()
+	w.upkeep()
+	for left := uint16(1); left <= 4; left++ {
+		for num := uint16(1); num <= 4; num++ {
+			w.down[num].Store(num != left)
+		}
+		w.clock.pass(25 * time.Hour)
+		_ = w.healer.upkeep(context.Background())
+		if n := w.shardsOf(dead.ID); n != 2 {
+			t.Errorf("with drive %d alone, which has 2 shards of the orphan, %d are left", left, n)
+		}
+		if s := w.healer.Status(); s.State != StateDegraded || s.Blocked == 0 {
+			t.Errorf("with drive %d alone: %+v", left, s)
+		}
+	}
+}
