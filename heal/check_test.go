@@ -412,3 +412,29 @@ func TestAProofThatIsOldIsNone(t *testing.T) {
 		t.Errorf("once it may be read again: %+v", s)
 	}
 }
+
+// Between the last page and the end, a drive may go.
+func TestACheckDoesNotEndWhileADriveIsAway(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.fill(7)
+	w.heal()
+	ctx := context.Background()
+	h := w.healer
+	if err := h.loadCheck(ctx); err != nil {
+		t.Fatal(err)
+	}
+	h.beginCheck(ctx, dueAsked)
+	for !h.check.state.Walked {
+		if err := h.checkPage(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.down[3].Store(true)
+	if err := h.endCheck(ctx); !errs.Is(err, errs.Unavailable) || !h.Status().Verified.IsZero() {
+		t.Errorf("with a drive away: %v, %+v", err, h.Status())
+	}
+	w.down[3].Store(false)
+	if err := h.endCheck(ctx); err != nil || h.Status().Verified.IsZero() {
+		t.Errorf("with all drives: %v, %+v", err, h.Status())
+	}
+}

@@ -43,9 +43,11 @@ func TestRunMakesTheStoreHealthy(t *testing.T) {
 		until(t, "the rebuild", w, func(s Status) bool { return len(w.replaces.list()) == 0 })
 		until(t, "the check after it", w, func(s Status) bool { return s.State == StateHealthy && s.Verified.After(first) })
 		w.vanish(2, "key-006")
-		w.healer.StartScrub(2)
-		until(t, "the scrub", w, func(Status) bool {
-			return slices.ContainsFunc(w.healer.Scrubs(), func(s ScrubStatus) bool { return s.Drive == 2 && !s.LastDone.IsZero() })
+		began := w.clock.now()
+		w.healer.StartScrub(0)
+		until(t, "the scrubs of all drives", w, func(Status) bool {
+			list := w.healer.Scrubs()
+			return len(list) == 4 && !slices.ContainsFunc(list, func(s ScrubStatus) bool { return s.LastDone.Before(began) || s.Shards == 0 })
 		})
 		w.ask(3, "key-006") // what is gone without a row no scrub sees: a read does
 		w.healer.Nudge()

@@ -176,36 +176,39 @@ func (h *Healer) scrubStep(ctx context.Context, d node.Drive, s *scrubbing) (wai
 		}
 		return wait, ctx.Err()
 	}
+	// What a step has changed holds only once its findings and itself are kept: else it is made again.
+	after := *st
 	if begin {
-		*st = scrubState{Begun: now, Fast: st.Fast, LastBegun: now, PrevBegun: st.LastBegun, LastDone: st.LastDone}
-		if st.Total, _, err = d.ShardUsage(ctx); err != nil {
+		after = scrubState{Begun: now, Fast: st.Fast, LastBegun: now, PrevBegun: st.LastBegun, LastDone: st.LastDone}
+		if after.Total, _, err = d.ShardUsage(ctx); err != nil {
 			return 0, err
 		}
 	}
-	after := erasure.ShardID{Chunk: st.Chunk}
-	copy(after.Data[:], st.After)
-	r, err := d.Scrub(ctx, after, scrubShards, h.pace.take)
-	st.After, st.Chunk = r.Next.Data[:], r.Next.Chunk
-	st.Shards += int64(r.Shards)
-	st.Bytes += r.Bytes
+	from := erasure.ShardID{Chunk: after.Chunk}
+	copy(from.Data[:], after.After)
+	r, err := d.Scrub(ctx, from, scrubShards, h.pace.take)
+	after.After, after.Chunk = r.Next.Data[:], r.Next.Chunk
+	after.Shards += int64(r.Shards)
+	after.Bytes += r.Bytes
 	for i := range r.Bad {
 		if kept := h.finding(ctx, d, &r.Bad[i]); kept != nil {
-			return 0, kept // the step is made again, and finds it again
+			return 0, kept
 		}
-		st.Bad++
+		after.Bad++
 	}
 	if err != nil {
 		return 0, err
 	}
 	if !r.More {
 		// One round is over: what it counted stays for Status until the next begins.
-		st.Begun, st.Fast, st.LastDone = time.Time{}, false, h.c.Now()
-		st.After, st.Chunk = nil, 0
-		h.c.Logger.Info("a drive was scrubbed", "drive", d.Num(), "shards", st.Shards, "bytes", st.Bytes, "bad", st.Bad)
+		after.Begun, after.Fast, after.LastDone = time.Time{}, false, h.c.Now()
+		after.After, after.Chunk = nil, 0
+		h.c.Logger.Info("a drive was scrubbed", "drive", d.Num(), "shards", after.Shards, "bytes", after.Bytes, "bad", after.Bad)
 	}
-	if err := save(ctx, d, jobScrub, st); err != nil {
+	if err := save(ctx, d, jobScrub, &after); err != nil {
 		return 0, err
 	}
+	*st = after
 	h.mu.Lock()
 	s.shown, s.waiting = *st, st.Begun.IsZero()
 	h.mu.Unlock()

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
 )
 
@@ -128,4 +130,34 @@ func TestScrubGoesOnAfterARestart(t *testing.T) {
 	if n := w.scrubbed(1); n != 0 {
 		t.Errorf("%d steps of a round that is not due", n)
 	}
+}
+
+// keepsNothing is a drive that takes no repair rows.
+type keepsNothing struct{ node.Drive }
+
+func (keepsNothing) AddRepair(context.Context, metadata.RepairRow) error { return errStalled }
+
+func TestAFindingThatCouldNotBeNotedIsFoundAgain(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.put("k", 300<<10)
+	w.heal()
+	w.damage(1, "k")
+	ctx := context.Background()
+	d, _ := w.Shards(1)
+	w.healer.StartScrub(1)
+	w.healer.mu.Lock()
+	s := w.healer.scrubOf(1)
+	w.healer.mu.Unlock()
+	if _, err := w.healer.scrubStep(ctx, keepsNothing{d}, s); err == nil {
+		t.Error("a finding that no drive kept is no error")
+	}
+	if n := w.repairs(); n != 0 {
+		t.Fatalf("%d repair rows", n)
+	}
+	w.scrubbed(1)
+	if n := w.repairs(); n == 0 {
+		t.Error("the step was not made again")
+	}
+	w.heal()
+	w.whole("k")
 }
