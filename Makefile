@@ -55,9 +55,10 @@ sim-short: ## both simulations over a slice of seeds, and the mutations that hav
 	go test $(RACE) -count=1 -run '^TestSim' ./metadata ./sim
 
 .PHONY: sim
-sim: ## the simulations at length: SEEDS schedules of the register (default a million), then RUNS of the whole store
+sim: ## the simulations at length: SEEDS schedules of the register (default a million), then RUNS of the whole store, and of a cluster
 	go test -count=1 -timeout 0 -v -run '^TestSim' ./metadata -args -seeds $(SEEDS)
 	go test -count=1 -timeout 0 -v -run '^TestSim' ./sim -args -runs $(RUNS)
+	go test -count=1 -timeout 0 -v -run '^TestSimCluster$$' ./sim -args -cluster -runs $(RUNS)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for TIME each (default 10s)

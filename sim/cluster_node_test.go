@@ -138,10 +138,16 @@ func (m *machine) start(ctx context.Context, founder bool) (_ *server, err error
 // paths are the directories of the drives that are not given up. An operator takes those out that were drained.
 func (m *machine) paths() (list []string) {
 	g := m.w.grid
+	drained := func(num uint16) bool {
+		return num > 0 && slices.ContainsFunc(g.running(), func(s *server) bool {
+			c := s.member.control.Load()
+			return c != nil && c.State().Retired(num)
+		})
+	}
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	for _, d := range m.drives {
-		if d.num == 0 || !g.drained[d.num] {
+		if !drained(d.num) {
 			list = append(list, d.dir)
 		}
 	}

@@ -44,7 +44,6 @@ type grid struct {
 	plans    int        // that were applied
 	number   uint64     // of the layout, when everything began
 	booting  sync.WaitGroup
-	drained  map[uint16]bool // guarded by world.mu: drives that have left for good
 
 	mu sync.Mutex // guards doubt
 	// doubt is who wrongly believes of whom that it failed: machines, by number. Of a flapping one it changes every second.
@@ -63,7 +62,7 @@ func newGrid(seed uint64, tracing bool) *world {
 	w.cache = []int64{-1, 1 << 20}[rng.IntN(2)]
 	w.hist = &history{ops: map[string][]porcupine.Operation{}}
 	w.values = &values{byETag: map[string]*value{}}
-	g := &grid{w: w, wires: newWires(rand.New(rand.NewPCG(rng.Uint64(), 4))), doubt: map[[2]int]bool{}, drained: map[uint16]bool{}}
+	g := &grid{w: w, wires: newWires(rand.New(rand.NewPCG(rng.Uint64(), 4))), doubt: map[[2]int]bool{}}
 	g.wires.late = []time.Duration{0, 2 * time.Millisecond, 20 * time.Millisecond}[rng.IntN(3)]
 	g.wires.twice = rng.IntN(2) == 0
 	w.grid = g
@@ -260,10 +259,18 @@ func (g *grid) found() error {
 			return err
 		}
 	}
-	return s.store.SetVersioning(ctx, versionedBucket, object.Enabled)
+	if err := s.store.SetVersioning(ctx, versionedBucket, object.Enabled); err != nil {
+		return err
+	}
+	for _, m := range g.all() { // one that has not heard of it would write without versions
+		if err := m.process().raft.Refresh(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// name notes which drive is in which slot.
+// name notes which drive is in which slot, and which were drained.
 func (g *grid) name() {
 	for _, m := range g.storage() {
 		s := m.process()
@@ -274,10 +281,16 @@ func (g *grid) name() {
 			for _, d := range m.drives {
 				if d.dir == p.Path && p.Num > 0 {
 					g.w.mu.Lock()
-					d.num, d.retired = p.Num, s.control.Retired(p.Num)
-					g.drained[d.num] = d.retired
+					d.num = p.Num
 					g.w.mu.Unlock()
 				}
+			}
+		}
+	}
+	for _, m := range g.all() {
+		if s := m.process(); s != nil {
+			for _, d := range g.w.drives {
+				d.retired = d.num == 0 || s.control.Retired(d.num)
 			}
 		}
 	}
@@ -790,7 +803,7 @@ func TestSimCluster(t *testing.T) {
 		runs, from = 1, *flagSeed
 	case runs == 0:
 		if runs = shortClusterRuns; raceEnabled {
-			runs = 1
+			runs, from = 1, 2 // a small one
 		}
 	}
 	playAll(t, from, runs, o)
