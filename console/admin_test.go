@@ -45,6 +45,32 @@ func send(t *testing.T, h *Handler, method, target, body string) (int, string) {
 	return w.Code, w.Body.String()
 }
 
+func TestADirectoryThatIsNotThereIsListedOnceWithTheDriveThatWas(t *testing.T) {
+	absent := DriveStatus{State: "absent"}
+	one := 1
+	for _, c := range []struct {
+		name    string
+		list    []DriveStatus
+		was     map[int]uint16
+		nowhere map[uint16]string
+		want    []int // numbers, 0: none
+	}{
+		{"two that were there from the beginning", []DriveStatus{{Number: &one, State: "online"}, absent, absent}, map[int]uint16{0: 1, 1: 3, 2: 2}, map[uint16]string{1: "", 2: "", 3: ""}, []int{1, 3, 2}},
+		{"one that came later, and is the only one", []DriveStatus{{Number: &one, State: "online"}, absent}, map[int]uint16{0: 1, 1: 2}, map[uint16]string{1: "", 7: ""}, []int{1, 7}},
+		{"two that came later", []DriveStatus{absent, absent}, map[int]uint16{0: 1, 1: 2}, map[uint16]string{7: "", 8: ""}, []int{0, 0}},
+		{"one that serves elsewhere by now", []DriveStatus{absent, {Number: &one, State: "online"}}, map[int]uint16{0: 1}, map[uint16]string{1: ""}, []int{0, 1}},
+		{"an empty directory is no drive that is away", []DriveStatus{{State: "empty"}}, map[int]uint16{0: 2}, map[uint16]string{2: ""}, []int{0}},
+		{"a drive of another node", []DriveStatus{{State: "absent", Node: "a"}}, map[int]uint16{0: 2}, map[uint16]string{2: "b"}, []int{0}},
+	} {
+		attribute(c.list, c.was, c.nowhere)
+		for i, want := range c.want {
+			if n := c.list[i].Number; n == nil && want != 0 || n != nil && *n != want {
+				t.Errorf("%s: row %d is of drive %v, want %d", c.name, i, n, want)
+			}
+		}
+	}
+}
+
 func TestTheAdminInterface(t *testing.T) {
 	status := heal.Status{State: heal.StateWorking, Why: []string{"drive 2 is away"}, Backlog: 5, Jobs: []heal.Job{{Kind: heal.KindRebuild, Drive: 1,
 		State: heal.JobRunning, Phase: heal.PhaseShards, Begun: time.Unix(100, 0), Done: 3, Total: 10, Remaining: 90 * time.Second, BytesPerSecond: math.NaN()}}}

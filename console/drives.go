@@ -69,6 +69,10 @@ func (h *Handler) drives(r *http.Request) (any, error) {
 // none.
 func (h *Handler) driveStatuses(ctx context.Context) []DriveStatus {
 	out := driveStatuses(h.Drives.Status(), h.Samples.Sample(ctx))
+	was := map[int]uint16{}
+	for i, p := range h.Drives.Status() {
+		was[i] = p.Was
+	}
 	at := map[uint16]string{} // the node that a drive belongs to
 	for _, n := range h.allNodes(ctx) {
 		for i := range out {
@@ -102,6 +106,13 @@ func (h *Handler) driveStatuses(ctx context.Context) []DriveStatus {
 		}
 		return "retired"
 	}
+	nowhere := map[uint16]string{} // members at no path that is known, with their nodes
+	for _, d := range l.Drives() {
+		if role(d.Num) == "member" {
+			nowhere[d.Num] = at[d.Num]
+		}
+	}
+	attribute(out, was, nowhere)
 	seen := map[uint16]bool{}
 	for i := range out {
 		out[i].Role = "none"
@@ -125,6 +136,39 @@ func (h *Handler) driveStatuses(ctx context.Context) []DriveStatus {
 		}
 	}
 	return out
+}
+
+// attribute gives directories that are not there the numbers of the drives that were, where that can be told: was, by
+// index, says which it was when the store was formed; or one directory and one drive of a node are left. nowhere, which it
+// uses up, are the members with the names of their nodes. It is for people: nothing rests on it.
+func attribute(list []DriveStatus, was map[int]uint16, nowhere map[uint16]string) {
+	for i := range list {
+		if list[i].Number != nil {
+			delete(nowhere, uint16(*list[i].Number))
+		}
+	}
+	left := map[string][]int{} // directories, by node
+	for i := range list {
+		if list[i].Number != nil || list[i].State != string(node.PathAbsent) {
+			continue
+		}
+		if on, ok := nowhere[was[i]]; ok && on == list[i].Node {
+			n := int(was[i])
+			list[i].Number = &n
+			delete(nowhere, was[i])
+			continue
+		}
+		left[list[i].Node] = append(left[list[i].Node], i)
+	}
+	away := map[string][]int{} // drives, by node
+	for num, on := range nowhere {
+		away[on] = append(away[on], int(num))
+	}
+	for on, paths := range left {
+		if len(paths) == 1 && len(away[on]) == 1 {
+			list[paths[0]].Number = &away[on][0]
+		}
+	}
 }
 
 // shown is how things stand, for people who look.

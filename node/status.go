@@ -36,6 +36,8 @@ type PathStatus struct {
 	Num  uint16
 	// Known says that Num is known: that drive is, was or was seen here.
 	Known bool
+	// Was is the drive that was here when the cluster was formed, for people; 0: none was.
+	Was   uint16
 	Open  bool
 	State PathState
 	// By says who quarantined the drive, Why why it does not serve, and Since when it stopped to, zero if it
@@ -51,6 +53,11 @@ func (s *Set) Status() []PathStatus {
 	out := make([]PathStatus, len(s.slots))
 	for i, sl := range s.slots {
 		out[i] = s.status(sl)
+		for _, f := range s.founders {
+			if f.Path == sl.path {
+				out[i].Was = f.Num
+			}
+		}
 	}
 	return out
 }
