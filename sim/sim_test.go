@@ -29,7 +29,7 @@ var (
 const shortRuns = 10
 
 // shortClusterRuns is the same of clusters; under the race detector there is one.
-const shortClusterRuns = 3
+const shortClusterRuns = 2
 
 // hungAfter is how long, in this world, a run may take.
 const hungAfter = 10 * time.Minute
