@@ -15,7 +15,6 @@ import (
 
 	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/internal/errs"
-	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/placement"
 )
 
@@ -134,10 +133,9 @@ func (f *fabric) closeLost() {
 
 // process is one node of a test.
 type process struct {
-	f     *fabric
-	node  Node
-	kvs   map[uint16]*memKV
-	extra metadata.KV // instead of the first drive's
+	f    *fabric
+	node Node
+	kvs  map[uint16]*memKV
 	*Control
 }
 

@@ -24,7 +24,6 @@ type member struct {
 	*server
 	node, gossip string
 	secret       string
-	joined       bool
 }
 
 // newMember makes a member and starts nothing. first is who made the cluster; nil makes this one the first.

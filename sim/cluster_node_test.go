@@ -40,10 +40,9 @@ type machine struct {
 	links  *links
 	skew   atomic.Int64 // of its clock, in nanoseconds
 
-	cur     *server // guarded by world.mu; nil while no process runs
-	dark    bool    // guarded by wires.mu: without power, so that nothing refuses a connection
-	id      disk.ID // guarded by wires.mu: of the newest process; a gateway draws one each time
-	booting sync.WaitGroup
+	cur  *server // guarded by world.mu; nil while no process runs
+	dark bool    // guarded by wires.mu: without power, so that nothing refuses a connection
+	id   disk.ID // guarded by wires.mu: of the newest process; a gateway draws one each time
 }
 
 func (m *machine) now() time.Time { return time.Now().Add(time.Duration(m.skew.Load())) }
