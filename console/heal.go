@@ -41,10 +41,13 @@ type HealStatus struct {
 	VerifiedRegisters int64      `json:"verified_registers"`
 	VerifiedShards    int64      `json:"verified_shards"`
 	VerifiedBytes     int64      `json:"verified_bytes"`
-	Backlog           int        `json:"backlog"`  // records that want work
-	Blocked           int        `json:"blocked"`  // of them, those that wait for drives
-	Active            int        `json:"active"`   // being tended now
-	Failures          uint64     `json:"failures"` // tries that failed with all drives there, since the start
+	VerifiedFrom      *time.Time `json:"verified_from"`        // its begin; null: never
+	WrittenSince      int64      `json:"written_since_shards"` // shards on this process's drives that were written since then; above 1024 a drive an estimate
+	ReadFrom          *time.Time `json:"read_from"`            // since when every shard here was read and verified, by scrubs or a check; null: not known
+	Backlog           int        `json:"backlog"`              // records that want work
+	Blocked           int        `json:"blocked"`              // of them, those that wait for drives
+	Active            int        `json:"active"`               // being tended now
+	Failures          uint64     `json:"failures"`             // tries that failed with all drives there, since the start
 	LastError         string     `json:"last_error,omitempty"`
 	Jobs              []Job      `json:"jobs"` // running first, then those that ended since the start
 	Paused            bool       `json:"paused"`
@@ -85,7 +88,8 @@ func (h *Handler) heal(*http.Request) (any, error) { return h.healStatus(), nil 
 func (h *Handler) healStatus() *HealStatus {
 	s := h.Healer.Status()
 	out := &HealStatus{State: s.State, Why: s.Why, Verified: instant(s.Verified), VerifiedRegisters: s.VerifiedRegisters,
-		VerifiedShards: s.VerifiedShards, VerifiedBytes: s.VerifiedBytes, Backlog: s.Backlog, Blocked: s.Blocked, Active: s.Active,
+		VerifiedShards: s.VerifiedShards, VerifiedBytes: s.VerifiedBytes, VerifiedFrom: instant(s.VerifiedFrom), WrittenSince: s.Since,
+		ReadFrom: instant(s.Read), Backlog: s.Backlog, Blocked: s.Blocked, Active: s.Active,
 		Failures: s.Failed, LastError: s.LastErr, Jobs: []Job{}, Paused: s.Settings.Paused, Rate: s.Settings.Rate,
 		Lost: []LostData{}}
 	var lost []metadata.Address

@@ -9,7 +9,7 @@ import (
 // healDescs are the metrics of healing, rebuilds, checks and scrubs.
 type healDescs struct {
 	state, wants, blocked, lost, active, failures, paused, rate *prometheus.Desc
-	verified, verifiedRegisters, verifiedBytes                  *prometheus.Desc
+	verified, verifiedRegisters, verifiedBytes, since           *prometheus.Desc
 
 	jobRunning, jobDone, jobTotal, jobShards, jobBytes, jobLeft, jobFound, jobRepaired *prometheus.Desc
 
@@ -28,6 +28,7 @@ func newHealDescs(d func(name, help string, labels ...string) *prometheus.Desc) 
 		rate:              d("ostraka_heal_rate_limit_bytes_per_second", "What background work may read and write; 0: no limit."),
 		verified:          d("ostraka_heal_verified_timestamp_seconds", "When the last complete check without findings ended; 0: never."),
 		verifiedRegisters: d("ostraka_heal_verified_registers", "Records that the last complete check without findings verified."),
+		since:             d("ostraka_heal_written_since_shards", "Shards on this process's drives written since the last complete check began."),
 		verifiedBytes:     d("ostraka_heal_verified_bytes", "Bytes of shards that the last complete check without findings verified."),
 
 		jobRunning:  d("ostraka_heal_job_running", "1 while the rebuild of a drive, or the check, runs; 0 while it is paused, waits, or is done.", "kind", "path"),
@@ -50,7 +51,7 @@ func newHealDescs(d func(name, help string, labels ...string) *prometheus.Desc) 
 
 func (h *healDescs) describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{h.state, h.wants, h.blocked, h.lost, h.active, h.failures, h.paused, h.rate, h.verified, h.verifiedRegisters,
-		h.verifiedBytes, h.jobRunning, h.jobDone, h.jobTotal, h.jobShards, h.jobBytes, h.jobLeft, h.jobFound, h.jobRepaired, h.scrubRunning,
+		h.verifiedBytes, h.since, h.jobRunning, h.jobDone, h.jobTotal, h.jobShards, h.jobBytes, h.jobLeft, h.jobFound, h.jobRepaired, h.scrubRunning,
 		h.scrubProgress, h.scrubLast, h.scrubShards, h.scrubBytes, h.scrubFound} {
 		ch <- d
 	}
@@ -84,6 +85,7 @@ func (h *healDescs) collect(from Healer, at map[uint16]string, gauge func(*prome
 	gauge(h.verified, verified)
 	gauge(h.verifiedRegisters, float64(s.VerifiedRegisters))
 	gauge(h.verifiedBytes, float64(s.VerifiedBytes))
+	gauge(h.since, float64(s.Since))
 	seen := map[[2]string]bool{}
 	for _, j := range s.Jobs { // running first, then newest first: the first of a kind on a path is the one to tell of
 		id := [2]string{j.Kind, at[j.Drive]}
