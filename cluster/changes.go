@@ -120,6 +120,7 @@ func (k *Control) changeOnce(ctx context.Context, c *command) (any, error) {
 // applyAt has a leader in this process apply an encoded change.
 func (k *Control) applyAt(ctx context.Context, v *voter, raw []byte, timeout time.Duration) (result any, index uint64, err error) {
 	a := v.raft.Apply(raw, timeout)
+	v.endsWith(a)
 	done := make(chan error, 1)
 	go func() { done <- a.Error() }() // ends with the future, which ends with the voter
 	select {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -107,9 +108,9 @@ type voter struct {
 	handed uint64 // the term in which it was to hand over its leadership, guarded by Control.membership
 }
 
-// settled waits for what was asked of a leader, or for its end: raft forgets what was committed, and not yet
-// applied, when it is shut down.
+// settled waits for what was asked of a leader, or for its end.
 func (v *voter) settled(f raft.Future) error {
+	v.endsWith(f)
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()
 	select {
@@ -117,6 +118,18 @@ func (v *voter) settled(f raft.Future) error {
 		return err
 	case <-v.ended:
 		return raft.ErrRaftShutdown
+	}
+}
+
+// endsWith makes a future of raft end with the voter: raft forgets what was committed, and not yet applied, when it is shut
+// down, and who waits for it would wait for ever. raft has a field for that in all of its futures, and sets it in some.
+func (v *voter) endsWith(f raft.Future) {
+	at := reflect.ValueOf(f)
+	if at.Kind() != reflect.Pointer {
+		return // answered already
+	}
+	if end := at.Elem().FieldByName("ShutdownCh"); end.IsValid() && end.CanSet() && end.IsNil() {
+		end.Set(reflect.ValueOf(v.ended))
 	}
 }
 

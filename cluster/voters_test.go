@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -255,6 +256,29 @@ func TestCrashesWhileAVoterMoves(t *testing.T) {
 					}
 				}
 			}
+		}
+	})
+}
+
+// What a voter was asked for, and was shut down over, ends. It rests on a field of raft's futures that a newer raft
+// may not have.
+func TestWhatAVoterWasAskedEndsWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _ := founded(t, 1)
+		defer settle(k)
+		var v *voter
+		k.mu.Lock()
+		for _, v = range k.voters {
+		}
+		k.mu.Unlock()
+		f := v.raft.Apply((&command{op: opBarrier}).encode(), time.Second)
+		v.endsWith(f)
+		if err := f.Error(); err != nil {
+			t.Fatal(err)
+		}
+		end := reflect.ValueOf(f).Elem().FieldByName("ShutdownCh")
+		if !end.IsValid() || end.IsNil() {
+			t.Error("a future of raft cannot be made to end with its voter")
 		}
 	})
 }
