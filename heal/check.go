@@ -62,7 +62,8 @@ type checkState struct {
 	Lost              []cursor  // registers that are known to be lost, as many as are named
 }
 
-// StartCheck begins a complete check that reads every shard, if none is under way.
+// StartCheck asks for a complete check that reads every shard. One that is under way goes on, and another follows it, unless it
+// only looks and does not read: then this one takes its place.
 func (h *Healer) StartCheck() {
 	h.mu.Lock()
 	h.check.wanted = true
@@ -71,7 +72,7 @@ func (h *Healer) StartCheck() {
 }
 
 // taint says that the result of the last check holds no more, until the next.
-func (h *Healer) taint(_ context.Context, why string) {
+func (h *Healer) taint(why string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.check.taints == "" {

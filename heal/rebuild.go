@@ -84,7 +84,7 @@ func (h *Healer) rebuildAll(ctx context.Context) error {
 	}
 	var in []*rebuild
 	for _, b := range jobs {
-		h.taint(ctx, "a drive was replaced")
+		h.taint("a drive was replaced")
 		h.show(b, func(*Job) { b.tried = h.c.Now() })
 		if b.r.Joined && h.paused() {
 			h.show(b, func(j *Job) { j.State = JobPaused })

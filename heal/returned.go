@@ -50,7 +50,7 @@ func (h *Healer) Returned(num uint16) {
 	h.returned.add(num)
 	h.judgeAgain()
 	h.mu.Unlock()
-	h.taint(context.Background(), "a drive was away")
+	h.taint("a drive was away")
 	h.Trigger()
 	h.kick(h.back)
 }
@@ -81,7 +81,7 @@ func (h *Healer) lookAround(ctx context.Context) {
 		}
 	}
 	if len(away) > 0 {
-		h.taint(ctx, "a drive was away")
+		h.taint("a drive was away")
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

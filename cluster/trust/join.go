@@ -67,7 +67,7 @@ type Request struct {
 type Grant struct {
 	State       *State           // full or public, as was asked
 	Certificate *tls.Certificate `json:"-"` // of this process, with its key
-	Addresses   []string         // node addresses (host:port) of others
+	Addresses   []string         // of others: what Config.Admit of the member named, here where they gossip (host:port)
 }
 
 // Format prints nothing of the keys.

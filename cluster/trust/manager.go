@@ -21,7 +21,7 @@ type Config struct {
 	// It is called by Run, one call at a time, only while this process holds a public state. Nil: the certificate runs out.
 	Renew func(ctx context.Context, csr []byte) ([]byte, error)
 	// Admit decides whether an applicant that has proved the secret becomes a node, and returns
-	// the node addresses (host:port) that it is told. It is called by several goroutines. Its error is told to the applicant by
+	// the addresses (host:port) that it is told, to find the others by gossip. It is called by several goroutines. Its error is told to the applicant by
 	// errs.Public. Nil admits everyone and tells no address.
 	Admit func(ctx context.Context, a Applicant) ([]string, error)
 
