@@ -110,9 +110,10 @@ powercut: build ## cut the power CUTS times (default 300) under load, of this se
 	bin/powercut -ostraka bin/ostraka -cuts $(CUTS) -v $(POWERCUT)
 
 .PHONY: bench
-bench: build ## stage benchmarks, then server CPU per operation and its ratio to the floor of this machine
+bench: build ## stage benchmarks, then server CPU per operation, its ratio to the floor of this machine, and that of a cluster
 	go test -run '^$$' -bench . -benchtime 200ms $(UNIT)
 	go run ./integration/bench -ostraka $(CURDIR)/bin/ostraka -- $(BENCH)
+	go run ./integration/bench -ostraka $(CURDIR)/bin/ostraka -cluster
 
 .PHONY: clean
 clean: ## remove what was built (not ./data)

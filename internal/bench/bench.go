@@ -60,6 +60,8 @@ type Result struct {
 	P50Micros  float64 `json:"p50_us"`
 	P99Micros  float64 `json:"p99_us"`
 	FloorMicro float64 `json:"floor_us_per_op"` // sum of the stages; 0: none for this phase
+	// CPUByPID is CPUMicros of each of Options.PIDs, in their order.
+	CPUByPID []float64 `json:"server_cpu_us_per_op_by_pid,omitempty"`
 }
 
 // Report is a whole run.
@@ -263,8 +265,12 @@ func (r *runner) phase(ctx context.Context, op string, size int64, n, max int, d
 		slices.Sort(lat)
 		res.PerSecond = float64(len(lat)) / took.Seconds()
 		res.P50Micros, res.P99Micros = micros(lat[len(lat)/2]), micros(lat[len(lat)*99/100])
-		if cpuErr == nil && len(r.o.PIDs) > 0 {
-			res.CPUMicros = micros(cpu1-cpu0) / float64(len(lat))
+		if cpuErr == nil && len(cpu0) == len(cpu1) {
+			for i := range cpu1 {
+				each := micros(cpu1[i]-cpu0[i]) / float64(len(lat))
+				res.CPUByPID = append(res.CPUByPID, each)
+				res.CPUMicros += each
+			}
 		}
 	}
 	r.report.Results = append(r.report.Results, res.Result)

@@ -39,7 +39,7 @@ func TestCPUTimeOfThisProcessRises(t *testing.T) {
 	for x, end := 0, ownCPU()+50*time.Millisecond; ownCPU() < end; x++ {
 	}
 	after, err := cpuTime([]int{os.Getpid()})
-	if err != nil || after <= before {
+	if err != nil || after[0] <= before[0] {
 		t.Fatalf("CPU time %v then %v, error %v; want it to rise", before, after, err)
 	}
 }
