@@ -39,7 +39,7 @@ type Config struct {
 	// Peers returns nodes that may be reached now, as gossip knows them: a process that knows no state yet asks
 	// them who leads. It may be nil.
 	Peers func() []disk.ID
-	// ChangeTimeout bounds one try of a change, and the wait for a leader in it; 0 means 4 s.
+	// ChangeTimeout bounds one try of a change, and the wait for a leader in it; 0 means 4 s, and 8 s with a Network.
 	ChangeTimeout time.Duration
 
 	forgetAfter time.Duration // of a gateway that is silent; 0: forgetNode
@@ -47,6 +47,7 @@ type Config struct {
 
 const (
 	heartbeat     = 500 * time.Millisecond // long beside a slow sync: a leader that is only slow stays one
+	beatOfCluster = 2 * time.Second        // the same among processes, which may wait for a processor and for each other
 	copyTimeout   = time.Second            // that a change waits for the copies
 	writeTimeout  = 5 * time.Second        // after which a voter's drive counts as stuck
 	snapshotAfter = 1024                   // log entries between snapshots
@@ -141,6 +142,9 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 	}
 	if c.ChangeTimeout <= 0 {
 		c.ChangeTimeout = 4 * time.Second
+		if c.Network != nil {
+			c.ChangeTimeout = 4 * beatOfCluster // within which another leads
+		}
 	}
 	if c.forgetAfter <= 0 {
 		c.forgetAfter = forgetNode
@@ -452,11 +456,11 @@ func (k *Control) startServer(d DriveStore, id raft.ServerID) (err error) {
 	v.trans = newTransport(id, k.dialRaft(), isHere, k.log.With("voter", string(id)))
 	c := raft.DefaultConfig()
 	c.LocalID = v.id
-	beat := heartbeat
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = heartbeat, heartbeat, heartbeat/2
 	if k.networked() {
-		beat *= 2
+		// Nothing is answered on the strength of the lease alone, so it may last until the others lose patience.
+		c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = beatOfCluster, beatOfCluster, beatOfCluster
 	}
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = beat, beat, beat/2
 	c.SnapshotThreshold, c.TrailingLogs = snapshotAfter, trailing
 	c.SnapshotInterval = time.Minute
 	c.NoLegacyTelemetry = true
@@ -717,8 +721,11 @@ func (k *Control) HasLeader() bool {
 	return k.leader() != nil || k.networked() && k.leaderNode() != disk.ID{}
 }
 
-// Close stops the voters, and waits for what is being written.
+// Close lets another process lead, if this one does, stops the voters, and waits for what is being written.
 func (k *Control) Close() {
+	if k.clustered() {
+		k.handOverAll()
+	}
 	k.mu.Lock()
 	if !k.closed {
 		close(k.closing)
@@ -733,6 +740,37 @@ func (k *Control) Close() {
 		k.stopVoter(n, nil)
 	}
 	k.tasks.Wait()
+}
+
+// handOverAll lets another process lead, if this one does and another can, so that the cluster need not find out that its leader has
+// gone. It waits for that a moment.
+func (k *Control) handOverAll() {
+	timer := time.NewTimer(beatOfCluster)
+	defer timer.Stop()
+	select {
+	case k.membership <- struct{}{}:
+		defer k.membership.Unlock()
+	case <-timer.C:
+		return
+	}
+	v := k.leader()
+	if v == nil {
+		return
+	}
+	term := v.raft.CurrentTerm()
+	if v.handed == term {
+		return
+	}
+	v.handed = term
+	done := make(chan error, 1)
+	go func() { done <- v.settled(v.raft.LeadershipTransfer()) }() // ends with the voter, which is stopped next
+	select {
+	case err := <-done:
+		if err != nil {
+			k.log.Debug("no other process leads the control plane yet", "err", err)
+		}
+	case <-timer.C:
+	}
 }
 
 // raftLog passes raft's log on: its warnings as details, because elections are ordinary.
