@@ -48,6 +48,8 @@ const (
 	opMovesDone    opCode = 44
 	opRevertPlan   opCode = 45
 	opReleaseDrive opCode = 46
+
+	opGiveUp opCode = 50
 )
 
 // command is one change of the state. Times and ids travel in it, because applying it must give

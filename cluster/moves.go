@@ -94,8 +94,11 @@ func (s *State) DeletionFences() (list []BucketFence) {
 // applyMoves is apply for the commands of this file.
 func (s *State) applyMoves(next *State, c *command) (any, error) {
 	const op = "cluster.apply"
-	if c.op == opApplyPlan {
+	switch c.op {
+	case opApplyPlan:
 		return s.applyPlan(next, c)
+	case opGiveUp:
+		return s.giveUp(next, c)
 	}
 	if s.moves.plan == nil || s.moves.plan.ID != c.id {
 		ended := slices.ContainsFunc(s.moves.ended, func(r PlanRecord) bool { return r.ID == c.id })
@@ -116,13 +119,13 @@ func (s *State) applyMoves(next *State, c *command) (any, error) {
 		p.Term++
 		result = encoded(protowire.AppendVarint(nil, p.Term))
 	case opBeginMoves:
-		err = p.begin(s.layout, c.move.moves)
+		err = s.beginMoves(&p, c.move.moves)
 	case opPublishMoves:
 		err = s.publishMoves(next, &p, c)
 	case opMovesDone:
 		err = s.movesDone(next, &p, c.move.moves)
 	case opRevertPlan:
-		p.revert()
+		s.revert(&p)
 	case opReleaseDrive:
 		err = s.releaseDrive(next, &p, c.old)
 	}
@@ -164,13 +167,9 @@ func (s *State) applyPlan(next *State, c *command) (any, error) {
 	p := &MovePlan{Layout: c.move.layout, Begun: c.time, Total: len(c.move.moves), Leaving: slices.Clone(c.move.leaving)}
 	slices.Sort(p.Leaving)
 	for i, num := range p.Leaving {
-		if _, ok := l.Drive(num); !ok || s.Retired(num) || i > 0 && p.Leaving[i-1] == num {
-			return refuse(errs.Invalid, "drive %d cannot leave: it is not in the layout, lost, or named twice", num)
+		if _, ok := l.Drive(num); !ok || s.replaced(num) || i > 0 && p.Leaving[i-1] == num {
+			return refuse(errs.Invalid, "drive %d cannot leave: it is not in the layout, is replaced, or named twice", num)
 		}
-	}
-	type place struct {
-		partition uint32
-		position  int
 	}
 	type role struct {
 		partition uint32
@@ -182,10 +181,10 @@ func (s *State) applyPlan(next *State, c *command) (any, error) {
 		if err := l.MayMove(m); err != nil {
 			return nil, errs.As(op, errs.Invalid, err)
 		}
-		if s.Retired(m.From) || s.Retired(m.To) {
-			return refuse(errs.Invalid, "drive %d or %d is lost, and is replaced", m.From, m.To)
+		if s.replaced(m.From) || s.Retired(m.To) {
+			return refuse(errs.Invalid, "drive %d is being replaced, or drive %d is lost", m.From, m.To)
 		}
-		if slices.ContainsFunc(s.replacements, func(r Replacement) bool { return r.New == m.To && r.Phase == Membership }) {
+		if s.comes(m.To) {
 			return refuse(errs.Invalid, "drive %d is taking the place of another", m.To)
 		}
 		at := place{m.Partition, m.Position}
@@ -212,8 +211,8 @@ func (p *MovePlan) find(m placement.Move) int {
 	return slices.IndexFunc(p.Moves, func(x PlannedMove) bool { return x.Move == m })
 }
 
-// begin marks moves, of which members are wedged from now on.
-func (p *MovePlan) begin(l *placement.Layout, list []placement.Move) error {
+// beginMoves marks moves, of which members are wedged from now on.
+func (s *State) beginMoves(p *MovePlan, list []placement.Move) error {
 	for _, m := range list {
 		i := p.find(m)
 		if i < 0 {
@@ -222,7 +221,7 @@ func (p *MovePlan) begin(l *placement.Layout, list []placement.Move) error {
 		if p.Moves[i].State != MovePlanned {
 			continue
 		}
-		if err := l.MayMove(m); err != nil {
+		if err := s.mayMove(m); err != nil {
 			return errs.As("cluster.BeginMoves", errs.Invalid, err)
 		}
 		p.Moves[i].State = MoveBegun
@@ -244,7 +243,7 @@ func (s *State) publishMoves(next *State, p *MovePlan, c *command) error {
 			return errs.E(op, errs.Conflict, "the deletion of a bucket has begun since the members were told the fences")
 		}
 	}
-	var todo []placement.Move
+	var todo, successions []placement.Move
 	var spreads []int
 	var changed []int // indexes of the moves of todo
 	for i, m := range c.move.moves {
@@ -257,19 +256,27 @@ func (s *State) publishMoves(next *State, p *MovePlan, c *command) error {
 		case p.Moves[at].State != MoveBegun:
 			return errs.E(op, errs.Invalid, "a move was not begun")
 		}
+		if s.succeeds(m) {
+			successions = append(successions, m)
+			continue
+		}
 		todo, spreads, changed = append(todo, m), append(spreads, int(c.move.spreads[i])), append(changed, at)
 	}
-	if len(todo) == 0 {
-		return nil
+	l := s.layout
+	if len(todo) > 0 {
+		var err error
+		if l, err = l.Move(todo, spreads); err != nil {
+			return err
+		}
+		for _, at := range changed {
+			p.Moves[at].State, p.Moves[at].At = MovePublished, l.Number()
+		}
 	}
-	l, err := s.layout.Move(todo, spreads)
+	l, err := p.publishSuccessions(l, successions)
 	if err != nil {
 		return err
 	}
 	next.layout = l // the commit point of a swap
-	for _, at := range changed {
-		p.Moves[at].State, p.Moves[at].At = MovePublished, l.Number()
-	}
 	return nil
 }
 
@@ -286,6 +293,8 @@ func (s *State) movesDone(next *State, p *MovePlan, list []placement.Move) error
 			left = append(left, m)
 		case m.State != MovePublished:
 			return errs.E("cluster.MovesDone", errs.Invalid, "a move was not published")
+		case s.Retired(m.To):
+			return errs.E("cluster.MovesDone", errs.Invalid, "a drive that is lost holds nothing")
 		default:
 			p.Done++
 		}
@@ -296,10 +305,10 @@ func (s *State) movesDone(next *State, p *MovePlan, list []placement.Move) error
 	return nil
 }
 
-// revert drops what was not begun.
-func (p *MovePlan) revert() {
+// revert drops what was not begun. A succession is part of a move that was.
+func (s *State) revert(p *MovePlan) {
 	n := len(p.Moves)
-	p.Moves = slices.DeleteFunc(p.Moves, func(m PlannedMove) bool { return m.State == MovePlanned })
+	p.Moves = slices.DeleteFunc(p.Moves, func(m PlannedMove) bool { return m.State == MovePlanned && !s.succeeds(m.Move) })
 	p.Total -= n - len(p.Moves)
 	p.Reverted, p.Leaving = true, nil
 }
@@ -338,12 +347,12 @@ func (s *State) planReplaced(old, newcomer uint16) {
 	p := *s.moves.plan
 	n := len(p.Moves)
 	p.Moves = slices.DeleteFunc(slices.Clone(p.Moves), func(m PlannedMove) bool {
-		return (m.From == old || m.To == old) && m.State == MovePlanned
+		return (m.From == old || m.To == old) && m.State == MovePlanned && !s.succeeds(m.Move)
 	})
 	p.Total -= n - len(p.Moves)
 	changed := n != len(p.Moves)
 	for i := range p.Moves {
-		if m := &p.Moves[i]; m.To == old && m.State == MoveBegun {
+		if m := &p.Moves[i]; m.To == old && m.State != MovePublished {
 			m.To, changed = newcomer, true
 		}
 	}

@@ -81,6 +81,11 @@ func (m *moving) check() {
 	p, ok := m.s.Plan()
 	if ok {
 		for _, x := range p.Moves {
+			if x.State == MovePublished && m.s.Retired(x.To) && !m.s.replaced(x.To) && !slices.ContainsFunc(p.Moves, func(o PlannedMove) bool {
+				return o.Partition == x.Partition && o.Position == x.Position && o.From == x.To
+			}) {
+				m.t.Fatalf("%s: %+v goes to a drive that was given up, and nobody succeeds it", m.name, x)
+			}
 			g := l.Group(x.Partition)
 			former, _ := g.FormerAt(x.Position)
 			switch {
@@ -89,7 +94,7 @@ func (m *moving) check() {
 					m.t.Fatalf("%s: %+v is published in %+v", m.name, x, g)
 				}
 				open = slices.DeleteFunc(open, func(o placement.Move) bool { return o == x.Move })
-			case g.Drives[x.Position] != x.From || former != 0 || m.s.Retired(x.To):
+			case g.Drives[x.Position] != x.From || former != 0 && !m.s.succeeds(x.Move) || m.s.Retired(x.To):
 				m.t.Fatalf("%s: %+v cannot be made in %+v", m.name, x, g)
 			}
 		}
@@ -112,16 +117,11 @@ func (m *moving) plan(rnd *rand.Rand, most int) (list []placement.Move) {
 		clash := slices.ContainsFunc(list, func(o placement.Move) bool {
 			return o.Partition == p && (o.Position == pos || o.To == mv.To || o.To == mv.From || o.From == mv.To)
 		})
-		if !clash && l.MayMove(mv) == nil && !m.s.Retired(mv.From) && !m.s.Retired(mv.To) && (rnd.IntN(9) == 0 || !m.comes(mv.To)) {
+		if !clash && l.MayMove(mv) == nil && !m.s.replaced(mv.From) && !m.s.Retired(mv.To) && (rnd.IntN(9) == 0 || !m.s.comes(mv.To)) {
 			list = append(list, mv)
 		}
 	}
 	return list
-}
-
-// comes reports whether a drive is the newcomer of a replacement that has not all its places yet.
-func (m *moving) comes(num uint16) bool {
-	return slices.ContainsFunc(m.s.Replacements(), func(r Replacement) bool { return r.New == num && r.Phase == Membership })
 }
 
 // replace ends the replacements that are open.
@@ -153,16 +153,19 @@ func (m *moving) finish() {
 		for _, x := range p.Moves {
 			switch x.State {
 			case MovePlanned:
-				if m.s.Layout().MayMove(x.Move) != nil {
+				if m.s.mayMove(x.Move) != nil {
 					continue // the shards of another position must move first
 				}
 				m.must(&command{op: opBeginMoves, id: p.ID, term: p.Term, move: moveCommand{moves: []placement.Move{x.Move}}})
 				fallthrough
 			case MoveBegun:
-				if m.s.Layout().MayMove(x.Move) == nil {
+				if m.s.mayMove(x.Move) == nil {
 					m.must(&command{op: opPublishMoves, id: p.ID, term: p.Term, move: moveCommand{moves: []placement.Move{x.Move}, spreads: []uint32{1}, fences: m.s.DeletionFences()}})
 				}
 			case MovePublished:
+				if m.s.Retired(x.To) {
+					continue // it has a successor
+				}
 				m.must(&command{op: opMovesDone, id: p.ID, term: p.Term, move: moveCommand{moves: []placement.Move{x.Move}}})
 			}
 		}
@@ -205,9 +208,24 @@ func TestRandomPlansFitTheLayoutAndEnd(t *testing.T) {
 			case x == 2:
 				m.replace()
 				continue
+			case x == 3 && len(m.s.Layout().Drives()) > 0:
+				var drives []uint16
+				for _, d := range m.s.Layout().Drives() {
+					if !m.s.replaced(d.Num) && rnd.IntN(4) == 0 {
+						drives = append(drives, d.Num)
+					}
+				}
+				list, err := m.s.Successors(drives, func(num uint16) bool { return num%7 != 6 })
+				if err != nil {
+					continue
+				}
+				c = &command{op: opGiveUp, move: moveCommand{leaving: drives, moves: list}}
+				if rnd.IntN(8) == 0 {
+					c.move.moves = nil
+				}
 			case !open:
 				continue
-			case x == 3 && rnd.IntN(3) == 0:
+			case x == 6 && rnd.IntN(3) == 0:
 				c.op, c.id = opRevertPlan, p.ID
 			case x == 4:
 				c.op, c.id = opTakeOverPlan, p.ID
@@ -227,6 +245,9 @@ func TestRandomPlansFitTheLayoutAndEnd(t *testing.T) {
 				t.Fatalf("%s: a stale plan was taken", m.name)
 			}
 			seen[fmt.Sprint(c.op, " ", err == nil)]++
+			if now := m.s.moves.plan; now != nil && slices.ContainsFunc(now.Moves, func(x PlannedMove) bool { return m.s.succeeds(x.Move) }) {
+				seen["successions"]++
+			}
 		}
 		m.replace()
 		m.finish()
@@ -234,11 +255,15 @@ func TestRandomPlansFitTheLayoutAndEnd(t *testing.T) {
 			t.Fatalf("%s: the plan is over, and shards are to move: %v", m.name, list)
 		}
 	}
-	for op := opApplyPlan; op <= opRevertPlan; op++ {
+	for _, op := range []opCode{opApplyPlan, opTakeOverPlan, opBeginMoves, opPublishMoves, opMovesDone, opRevertPlan, opGiveUp} {
 		if seen[fmt.Sprint(op, " true")] == 0 {
 			t.Errorf("seed %d: op %d never succeeded: %v", seed, op, seen)
 		}
 	}
+	if seen["successions"] == 0 {
+		t.Errorf("seed %d: no place was on its way to a drive that was given up: %v", seed, seen)
+	}
+	t.Log(seen)
 }
 
 func TestAPlanForAnotherLayoutIsRefused(t *testing.T) {

@@ -206,7 +206,7 @@ func (s *State) apply(index uint64, c *command) (*State, any) {
 			return &next, err
 		}
 		return &next, result
-	case opApplyPlan, opTakeOverPlan, opBeginMoves, opPublishMoves, opMovesDone, opRevertPlan, opReleaseDrive:
+	case opApplyPlan, opTakeOverPlan, opBeginMoves, opPublishMoves, opMovesDone, opRevertPlan, opReleaseDrive, opGiveUp:
 		result, err := s.applyMoves(&next, c)
 		if err != nil {
 			return &next, err

@@ -1,0 +1,312 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// Drives that never come back, and that none of the same node replaces: their numbers are retired while they are
+// members still. From then on they are asked for nothing, refused if they come back, and a plan may give their
+// places to others; their shards are rebuilt. They leave the layout at the plan's end, as other drives do.
+
+// GivenUp returns the drives of the layout that were given up and that no other replaces, ascending.
+func (s *State) GivenUp() (list []uint16) {
+	if s.layout == nil {
+		return nil
+	}
+	for _, num := range s.retired {
+		if _, ok := s.layout.Drive(num); ok && !s.replaced(num) {
+			list = append(list, num)
+		}
+	}
+	return list
+}
+
+// replaced reports whether another drive takes the place of num.
+func (s *State) replaced(num uint16) bool {
+	return slices.ContainsFunc(s.replacements, func(r Replacement) bool { return r.Old == num })
+}
+
+// Losses says what giving up drives means to the partitions, besides those that are retired already.
+type Losses struct {
+	// Stuck partitions have too few members left to tell what was decided: nothing can take the places there.
+	Stuck []uint32
+	// Uncertain ones have just enough, if the drives are really dead.
+	Uncertain []uint32
+	// Unreadable ones have fewer shards left than reading needs: their data is lost, but for what lies in rows.
+	Unreadable []uint32
+}
+
+// LossesOf judges what would be left without drives.
+func (s *State) LossesOf(drives []uint16) (x Losses) {
+	gone := func(num uint16) bool { return num != 0 && (s.Retired(num) || slices.Contains(drives, num)) }
+	l := s.layout
+	for p := range l.Partitions() {
+		g := l.Group(p)
+		members, shards := 0, 0
+		for pos, num := range g.Drives {
+			if !gone(num) {
+				members++
+			}
+			// As long as shards are moving some are here, some there.
+			if former, _ := g.FormerAt(pos); !gone(num) && !gone(former) {
+				shards++
+			}
+		}
+		if members == len(g.Drives) && shards == members {
+			continue
+		}
+		is := metadata.SurvivalOf(g.Quorum, members)
+		switch {
+		case !is.Replaceable:
+			x.Stuck = append(x.Stuck, p)
+		case !is.Certain:
+			x.Uncertain = append(x.Uncertain, p)
+		}
+		if shards < int(l.Profile().Data) {
+			x.Unreadable = append(x.Unreadable, p)
+		}
+	}
+	return x
+}
+
+// without returns drives, and those whose places a newcomer among them has not taken yet: nobody comes in their
+// place any more.
+func (s *State) without(drives []uint16) func(num uint16) bool {
+	list := slices.Clone(drives)
+	for _, r := range s.replacements {
+		if slices.Contains(drives, r.New) {
+			list = append(list, r.Old)
+		}
+	}
+	return func(num uint16) bool { return slices.Contains(list, num) }
+}
+
+// comes reports whether a drive is taking the places of another.
+func (s *State) comes(num uint16) bool {
+	return slices.ContainsFunc(s.replacements, func(r Replacement) bool { return r.New == num && r.Phase == Membership })
+}
+
+// place is one position of a partition.
+type place struct {
+	partition uint32
+	position  int
+}
+
+// giveUp retires drives that nobody replaces. The open plan is fitted to that: what is planned to go to them is
+// dropped; what was begun goes to the successors that the command names; and where shards were on their
+// way to them already, the successor takes the place first.
+func (s *State) giveUp(next *State, c *command) (any, error) {
+	const op = "cluster.GiveUp"
+	refuse := func(k errs.Kind, format string, args ...any) (any, error) {
+		return nil, errs.E(op, k, fmt.Sprintf(format, args...))
+	}
+	var drives []uint16 // that are not retired yet
+	for _, num := range c.move.leaving {
+		if s.Retired(num) {
+			if s.replaced(num) {
+				return refuse(errs.Invalid, "drive %d is being replaced", num)
+			}
+			continue
+		}
+		if _, ok := s.layout.Drive(num); !ok {
+			return refuse(errs.NotFound, "drive %d is not in the layout", num)
+		}
+		drives = append(drives, num)
+	}
+	if len(drives) == 0 {
+		return nil, nil // who asks again has not heard the answer
+	}
+	if left := len(s.lasting()) - len(drives); left < s.layout.N() {
+		return refuse(errs.Precondition, "profile %s needs %d drives, and %d would be left", s.layout.Profile(), s.layout.N(), left)
+	}
+	if x := s.LossesOf(drives); len(x.Stuck) > 0 {
+		return refuse(errs.Precondition, "%d partitions would have too few members left for others to take the places", len(x.Stuck))
+	}
+	gone := s.without(drives)
+	if s.moves.plan != nil {
+		p := *s.moves.plan
+		var err error
+		if p.Moves, err = s.succeed(&p, gone, c.move.moves); err != nil {
+			return nil, errs.Wrap(op, err)
+		}
+		p.Term++ // its mover must look again
+		next.moves = s.moves.with(&p)
+	}
+	// A newcomer that is given up takes nobody's place any more. Those whose places it has not taken are retired.
+	next.replacements = slices.DeleteFunc(slices.Clone(s.replacements), func(r Replacement) bool { return gone(r.New) })
+	for _, num := range drives {
+		next.retire(num) // the commit point: from here on they never serve again
+	}
+	return nil, nil
+}
+
+// succeed returns the moves of the open plan without drives that are given up as newcomers.
+func (s *State) succeed(p *MovePlan, gone func(uint16) bool, successors []placement.Move) ([]PlannedMove, error) {
+	to := make(map[place]uint16)
+	for _, m := range successors {
+		to[place{m.Partition, m.Position}] = m.To
+	}
+	type role struct {
+		partition uint32
+		drive     uint16
+	}
+	taken := make(map[role]bool) // newcomers that partitions have in the plan already
+	var list, first []PlannedMove
+	for _, m := range p.Moves {
+		if !gone(m.To) {
+			taken[role{m.Partition, m.To}] = true
+		}
+	}
+	for _, m := range p.Moves {
+		if !gone(m.To) {
+			list = append(list, m)
+			continue
+		}
+		if m.State == MovePlanned && !s.succeeds(m.Move) {
+			p.Total--
+			continue
+		}
+		newcomer := to[place{m.Partition, m.Position}]
+		switch _, ok := s.layout.Drive(newcomer); {
+		case !ok || gone(newcomer) || s.Retired(newcomer) || s.comes(newcomer) || taken[role{m.Partition, newcomer}] || slices.Contains(p.Leaving, newcomer):
+			return nil, errs.E("cluster.succeed", errs.Stale, fmt.Sprintf("position %d of partition %d, which was to go to drive %d, needs another successor than drive %d", m.Position, m.Partition, m.To, newcomer))
+		case m.State != MovePublished:
+			m.To = newcomer
+			if err := s.mayMove(m.Move); err != nil {
+				return nil, errs.As("cluster.succeed", errs.Stale, err)
+			}
+			list = append(list, m)
+		default:
+			x := placement.Move{Partition: m.Partition, Position: m.Position, From: m.To, To: newcomer}
+			if _, err := s.layout.Swap(x.From, x.To, []uint32{x.Partition}); err != nil {
+				return nil, errs.As("cluster.succeed", errs.Stale, err)
+			}
+			// It comes before all others of its partition: these wait until its shards have moved.
+			first, list = append(first, PlannedMove{Move: x}), append(list, m)
+			p.Total++
+		}
+		taken[role{m.Partition, newcomer}] = true
+	}
+	return append(first, list...), nil
+}
+
+// succeeds reports whether a move gives the place of a drive that was given up, to which shards were on their way, to
+// another: they are on their way to that one then.
+func (s *State) succeeds(m placement.Move) bool {
+	if !s.Retired(m.From) || m.Partition >= s.layout.Partitions() {
+		return false
+	}
+	_, moving := s.layout.Group(m.Partition).FormerAt(m.Position)
+	return moving
+}
+
+// mayMove is MayMove of the layout, for successions as well.
+func (s *State) mayMove(m placement.Move) error {
+	if !s.succeeds(m) {
+		return s.layout.MayMove(m)
+	}
+	_, err := s.layout.Swap(m.From, m.To, []uint32{m.Partition})
+	return err
+}
+
+// publishSuccessions makes the newcomers of successions members. What was to go to the drives that were given up
+// goes to them.
+func (p *MovePlan) publishSuccessions(l *placement.Layout, list []placement.Move) (*placement.Layout, error) {
+	for _, m := range list {
+		var err error
+		if l, err = l.Swap(m.From, m.To, []uint32{m.Partition}); err != nil {
+			return nil, err
+		}
+		p.Moves = slices.DeleteFunc(p.Moves, func(x PlannedMove) bool { return x.Move == m })
+		p.Total--
+		for i := range p.Moves {
+			if x := &p.Moves[i]; x.State == MovePublished && x.Partition == m.Partition && x.Position == m.Position {
+				x.To, x.At = m.To, l.Number()
+			}
+		}
+	}
+	return l, nil
+}
+
+// Successors chooses who takes the places that the open plan has begun to give to drives which are about to be given
+// up. They are drives that may be used, as far from the other members of the partition as can be, and with the
+// fewest places for their size. The error is of kind Invalid if there is none for a place.
+func (s *State) Successors(drives []uint16, usable func(num uint16) bool) ([]placement.Move, error) {
+	plan := s.moves.plan
+	if plan == nil {
+		return nil, nil
+	}
+	l := s.layout
+	places := make(map[uint16]int)
+	for p := range l.Partitions() {
+		for _, num := range l.Group(p).Drives {
+			places[num]++
+		}
+	}
+	gone := s.without(drives)
+	taken := make(map[uint32][]uint16) // by partition, who comes
+	for _, m := range plan.Moves {
+		taken[m.Partition] = append(taken[m.Partition], m.To)
+	}
+	var list []placement.Move
+	for _, m := range plan.Moves {
+		if !gone(m.To) || m.State == MovePlanned && !s.succeeds(m.Move) {
+			continue
+		}
+		g := l.Group(m.Partition)
+		others := slices.Concat(g.Drives, g.Former, taken[m.Partition])
+		near := func(d placement.Drive) (n int) { // members of the same failure domains, those of the node above all
+			for pos, num := range g.Drives {
+				if o, ok := l.Drive(num); ok && pos != m.Position && o.Node == d.Node {
+					n += len(g.Drives) + 1
+				} else if ok && pos != m.Position && o.Zone == d.Zone {
+					n++
+				}
+			}
+			return n
+		}
+		var best placement.Drive
+		for _, d := range l.Drives() {
+			if s.Retired(d.Num) || gone(d.Num) || s.comes(d.Num) || slices.Contains(plan.Leaving, d.Num) || slices.Contains(others, d.Num) || !usable(d.Num) {
+				continue
+			}
+			if a, b := near(d), near(best); best.Num == 0 || a < b || a == b && fuller(places[best.Num], best, places[d.Num], d) {
+				best = d
+			}
+		}
+		if best.Num == 0 {
+			return nil, errs.E("cluster.Successors", errs.Invalid, fmt.Sprintf("no drive can take position %d of partition %d, which was on its way to drive %d", m.Position, m.Partition, m.To))
+		}
+		places[best.Num]++
+		taken[m.Partition] = append(taken[m.Partition], best.Num)
+		from := m.To
+		if m.State != MovePublished {
+			from = m.From
+		}
+		list = append(list, placement.Move{Partition: m.Partition, Position: m.Position, From: from, To: best.Num})
+	}
+	return list, nil
+}
+
+// fuller reports whether a with so many places is fuller than b.
+func fuller(na int, a placement.Drive, nb int, b placement.Drive) bool {
+	if a.Capacity == 0 || b.Capacity == 0 {
+		return na > nb
+	}
+	return float64(na)/float64(a.Capacity) > float64(nb)/float64(b.Capacity)
+}
+
+// GiveUp retires drives for good that nobody replaces: they never come back, or are refused if they do. successors
+// are those of Successors. It may be said again. The error is of kind Precondition if too few drives or members
+// would be left, Stale if the successors do not fit any more, NotFound for a drive that the layout does not have.
+func (k *Control) GiveUp(ctx context.Context, drives []uint16, successors []placement.Move) error {
+	_, err := k.change(ctx, &command{op: opGiveUp, time: time.Now().UnixNano(), move: moveCommand{leaving: drives, moves: successors}})
+	return err
+}

@@ -1,0 +1,137 @@
+package cluster
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// drained are moves that take everything off drives.
+func (m *moving) drained(drives ...uint16) (list []placement.Move) {
+	l := m.s.Layout()
+	for p := range l.Partitions() {
+		row := slices.Clone(l.Group(p).Drives)
+		for pos, num := range l.Group(p).Drives {
+			if !slices.Contains(drives, num) {
+				continue
+			}
+			for _, d := range l.Drives() {
+				if !slices.Contains(row, d.Num) && !slices.Contains(drives, d.Num) {
+					row = append(row, d.Num)
+					list = append(list, placement.Move{Partition: p, Position: pos, From: num, To: d.Num})
+					break
+				}
+			}
+		}
+	}
+	return list
+}
+
+func TestDrivesThatNobodyReplacesAreGivenUpAndLeave(t *testing.T) {
+	m := newMoving(t, "given up", 7, 2, 2)
+	giveUp := func(drives ...uint16) error {
+		_, err := m.do(&command{op: opGiveUp, move: moveCommand{leaving: drives}})
+		return err
+	}
+	if err := giveUp(99); !errs.Is(err, errs.NotFound) {
+		t.Errorf("a drive that there is not: %v", err)
+	}
+	if err := giveUp(1, 2, 3, 4); !errs.Is(err, errs.Precondition) {
+		t.Errorf("so many that too few are left: %v", err)
+	}
+	for range 2 { // who asks again has not heard the answer
+		if err := giveUp(1, 2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := m.s.GivenUp(); !slices.Equal(got, []uint16{1, 2}) {
+		t.Fatalf("given up are %v", got)
+	}
+	if _, err := m.do(&command{op: opBeginReplace, old: 1, drive: newDrive(50)}); !errs.Is(err, errs.Invalid) {
+		t.Errorf("a replacement of a drive that was given up: %v", err)
+	}
+	to := placement.Move{Partition: 0, From: 3, To: 1}
+	for p := range m.s.Layout().Partitions() {
+		if g := m.s.Layout().Group(p); g.Position(3) >= 0 && g.Position(1) < 0 {
+			to.Partition, to.Position = p, g.Position(3)
+		}
+	}
+	if _, err := m.do(&command{op: opApplyPlan, move: moveCommand{layout: m.s.Layout().Number(), moves: []placement.Move{to}}}); !errs.Is(err, errs.Invalid) {
+		t.Errorf("a plan that gives a place to a drive that was given up: %v", err)
+	}
+	m.must(&command{op: opApplyPlan, move: moveCommand{layout: m.s.Layout().Number(), moves: m.drained(1, 2), leaving: []uint16{1, 2}}})
+	m.finish()
+	for _, num := range []uint16{1, 2} {
+		if _, there := m.s.Layout().Drive(num); there || !m.s.Retired(num) {
+			t.Errorf("drive %d is still in the layout", num)
+		}
+	}
+	if len(m.s.GivenUp()) > 0 {
+		t.Errorf("still given up: %v", m.s.GivenUp())
+	}
+}
+
+func TestWhatGivingUpLosesIsToldByPartition(t *testing.T) {
+	m := newMoving(t, "losses", 4, 2, 2) // every partition has every drive; W is 3, Z is 3
+	for _, c := range []struct {
+		drives                       []uint16
+		stuck, uncertain, unreadable int
+	}{
+		{nil, 0, 0, 0},
+		{[]uint16{1}, 0, 0, 0},
+		{[]uint16{1, 2}, 0, 8, 0},
+		{[]uint16{1, 2, 3}, 8, 0, 8},
+	} {
+		x := m.s.LossesOf(c.drives)
+		if len(x.Stuck) != c.stuck || len(x.Uncertain) != c.uncertain || len(x.Unreadable) != c.unreadable {
+			t.Errorf("without %v: %+v", c.drives, x)
+		}
+	}
+}
+
+// A drive dies for good after it became a member, and before its shards have come: another one succeeds it, and
+// they come from where they were on their way from.
+func TestThePlacesOfADriveThatDiesWhileItIsFilledGoToAnother(t *testing.T) {
+	m := newMoving(t, "successor", 7, 2, 2)
+	l := m.s.Layout()
+	list := m.drained(1)
+	dead := list[0].To
+	list = slices.DeleteFunc(list, func(x placement.Move) bool { return x.To != dead })[:1]
+	mv := list[0]
+	m.must(&command{op: opApplyPlan, move: moveCommand{layout: l.Number(), moves: list}})
+	id := m.s.moves.plan.ID
+	m.must(&command{op: opTakeOverPlan, id: id})
+	m.must(&command{op: opBeginMoves, id: id, term: m.term(), move: moveCommand{moves: list}})
+	m.must(&command{op: opPublishMoves, id: id, term: m.term(), move: moveCommand{moves: list, spreads: []uint32{1}}})
+	giveUp := &command{op: opGiveUp, move: moveCommand{leaving: []uint16{dead}}}
+	if _, err := m.do(giveUp); !errs.Is(err, errs.Stale) {
+		t.Fatalf("without a successor: %v", err)
+	}
+	var err error
+	if giveUp.move.moves, err = m.s.Successors([]uint16{dead}, func(num uint16) bool { return true }); err != nil || len(giveUp.move.moves) != 1 {
+		t.Fatalf("the successors are %v, %v", giveUp.move.moves, err)
+	}
+	successor := giveUp.move.moves[0].To
+	before := m.term()
+	m.must(giveUp)
+	if m.term() == before {
+		t.Error("the mover does not look again")
+	}
+	if _, err := m.do(&command{op: opMovesDone, id: id, term: m.term(), move: moveCommand{moves: list}}); !errs.Is(err, errs.Invalid) {
+		t.Errorf("all is on a drive that was given up: %v", err)
+	}
+	m.must(&command{op: opRevertPlan, id: id}) // the succession is part of what was begun
+	then := []placement.Move{{Partition: mv.Partition, Position: mv.Position, From: dead, To: successor}}
+	m.must(&command{op: opBeginMoves, id: id, term: m.term(), move: moveCommand{moves: then}})
+	m.must(&command{op: opPublishMoves, id: id, term: m.term(), move: moveCommand{moves: then, spreads: []uint32{1}}})
+	g := m.s.Layout().Group(mv.Partition)
+	if former, _ := g.FormerAt(mv.Position); g.Drives[mv.Position] != successor || former != mv.From {
+		t.Fatalf("the position is drive %d's, with the former %d; want drive %d with %d", g.Drives[mv.Position], former, successor, mv.From)
+	}
+	m.must(&command{op: opMovesDone, id: id, term: m.term(), move: moveCommand{moves: []placement.Move{{Partition: mv.Partition, Position: mv.Position, From: mv.From, To: successor}}}})
+	if _, open := m.s.Plan(); open || len(m.s.Layout().Moving()) > 0 {
+		t.Errorf("the plan is not over: %+v", m.s.moves)
+	}
+}
