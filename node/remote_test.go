@@ -81,7 +81,7 @@ func TestARemoteDriveConforms(t *testing.T) {
 	t.Run("over TLS", func(t *testing.T) {
 		nodetest.Run(t, func(t *testing.T) node.Drive {
 			d := inMemory(t)
-			return node.NewRemote(newRPC(t, rpctest.TLS(t, newFarNode(t, d).serve)), d.Num())
+			return node.NewRemote(newRPC(t, rpctest.TLS(t, newFarNode(t, d).serve, rpc.Wire)), d.Num())
 		})
 	})
 }

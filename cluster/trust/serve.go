@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/internal/rpc"
 )
 
 // JoinProtocol is the ALPN name of the one protocol that needs no certificate of the client.
@@ -154,7 +155,7 @@ func (m *Manager) Serve(ctx context.Context, ln net.Listener, handlers map[strin
 			continue
 		}
 		running.Go(func() {
-			m.serveConn(ctx, tls.Server(conn, cfg), handlers, func() { <-slots })
+			m.serveConn(ctx, tls.Server(rpc.Wire(conn), cfg), handlers, func() { <-slots })
 		})
 	}
 }
@@ -207,7 +208,7 @@ func (m *Manager) Dial(ctx context.Context, address string, node [16]byte, proto
 	if err != nil {
 		return nil, errs.As(op, dialKind(ctx), err)
 	}
-	conn := tls.Client(raw, m.ClientConfig(node, protocol))
+	conn := tls.Client(rpc.Wire(raw), m.ClientConfig(node, protocol))
 	hctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	if err := conn.HandshakeContext(hctx); err != nil {

@@ -34,7 +34,7 @@ func overLoopback(b *testing.B) *Client {
 		}
 	})
 	w := newWorld(b, func(c *ServerConfig) { c.Mux, c.Pool = mux, nil })
-	return newClient(b, rpctest.TLS(b, w.serve), func(c *ClientConfig) { c.Pool = nil })
+	return newClient(b, rpctest.TLS(b, w.serve, Wire), func(c *ClientConfig) { c.Pool = nil })
 }
 
 func BenchmarkCall2KiB(b *testing.B) {

@@ -62,6 +62,7 @@ type handler interface {
 // conn is one connection, of either end.
 type conn struct {
 	nc       net.Conn
+	wire     *wire // below nc; nil if it is none
 	r        *bufio.Reader
 	peer     Peer
 	pool     *bufpool.Pool
@@ -99,7 +100,7 @@ type lent struct {
 }
 
 func newConn(nc net.Conn, peer Peer, h handler, pool *bufpool.Pool, t Timing) *conn {
-	c := &conn{nc: nc, r: bufio.NewReaderSize(nc, readBuffer), peer: peer, pool: pool, timing: t, h: h, began: time.Now(),
+	c := &conn{nc: nc, wire: wireOf(nc), r: bufio.NewReaderSize(nc, readBuffer), peer: peer, pool: pool, timing: t, h: h, began: time.Now(),
 		dead: make(chan struct{}), wake: make(chan struct{}, 1), streams: map[uint32]*stream{}}
 	return c
 }
@@ -344,8 +345,16 @@ func (c *conn) dropLent() {
 	c.lent = nil
 }
 
-// writeAll writes the copied bytes and, in between, what is lent. n is how many of the copied bytes left.
+// writeAll writes the copied bytes and, in between, what is lent. n is how many of the copied bytes left, or may have.
 func (c *conn) writeAll(queue []byte, list []*lent, scratch []byte) (n int, _ []byte, err error) {
+	if c.wire != nil && (len(list) > 0 || len(queue) > firstRecord) { // more than one record
+		c.wire.hold()
+		defer func() {
+			if failed := c.wire.flush(); err == nil {
+				err = failed
+			}
+		}()
+	}
 	at := 0
 	for i, l := range list {
 		if l.taken && err == nil {

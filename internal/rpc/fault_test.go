@@ -53,11 +53,18 @@ func counter(m *Mux, n *int, mu *sync.Mutex) {
 // of it is true: an answer means executed, NotSent means that it was not. One that certainly did not leave is sent again, on the
 // next connection, and succeeds.
 func TestAConnectionCutAtAnyByte(t *testing.T) {
-	payload := bytes.Repeat([]byte("accept"), 20)
-	for _, toServer := range []bool{true, false} {
+	plain := func(c net.Conn) net.Conn { return c }
+	for _, c := range []struct {
+		toServer bool
+		size     int // of the request and of the answer
+		step     int
+		below    func(net.Conn) net.Conn
+	}{{true, 120, 1, plain}, {false, 120, 1, plain}, {true, 40_000, 487, Wire}, {false, 40_000, 487, Wire}} {
+		toServer := c.toServer
+		payload := bytes.Repeat([]byte("accept"), c.size/6)
 		notSent, unknown, whole := 0, 0, 0
-		for at := 0; whole < 3; at++ {
-			if at > 2000 {
+		for at := 0; whole < 3; at += c.step {
+			if at > 2000*c.step {
 				t.Fatal("there is no end")
 			}
 			synctest.Test(t, func(t *testing.T) {
@@ -77,8 +84,8 @@ func TestAConnectionCutAtAnyByte(t *testing.T) {
 					} else {
 						cb.left = at
 					}
-					serving.Go(func() { _ = s.ServeConn(bg, cb, nodeA.Node) })
-					return ca, nil
+					serving.Go(func() { _ = s.ServeConn(bg, c.below(cb), nodeA.Node) })
+					return c.below(ca), nil
 				}})
 				got, err := cl.Call(bg, 500, payload)
 				_ = cl.Close()
@@ -108,7 +115,7 @@ func TestAConnectionCutAtAnyByte(t *testing.T) {
 				return
 			}
 		}
-		t.Logf("to the server %v: not sent %d, outcome unknown %d", toServer, notSent, unknown)
+		t.Logf("to the server %v, %d bytes: not sent %d, outcome unknown %d", toServer, c.size, notSent, unknown)
 		if notSent == 0 || !toServer && unknown == 0 {
 			t.Error("a case never came up")
 		}

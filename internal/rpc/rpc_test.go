@@ -190,7 +190,7 @@ func onBoth(t *testing.T, f func(t *testing.T, w *world, cl *Client)) {
 	})
 	t.Run("TLS", func(t *testing.T) {
 		w := newWorld(t, nil)
-		f(t, w, newClient(t, rpctest.TLS(t, w.serve), nil))
+		f(t, w, newClient(t, rpctest.TLS(t, w.serve, Wire), nil))
 	})
 }
 

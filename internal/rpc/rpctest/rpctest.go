@@ -17,8 +17,8 @@ import (
 )
 
 // TLS listens on loopback with a certificate of its own, hands each connection to serve, which must not block, and returns what
-// dials it. The listener closes with the test.
-func TLS(t testing.TB, serve func(net.Conn)) func(context.Context) (net.Conn, error) {
+// dials it. below is what TLS runs over, at both ends, as rpc.Wire is. The listener closes with the test.
+func TLS(t testing.TB, serve func(net.Conn), below func(net.Conn) net.Conn) func(context.Context) (net.Conn, error) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -50,7 +50,7 @@ func TLS(t testing.TB, serve func(net.Conn)) func(context.Context) (net.Conn, er
 			if err != nil {
 				return
 			}
-			serve(tls.Server(c, server))
+			serve(tls.Server(below(c), server))
 		}
 	})
 	t.Cleanup(func() {
@@ -58,7 +58,16 @@ func TLS(t testing.TB, serve func(net.Conn)) func(context.Context) (net.Conn, er
 		accepting.Wait()
 	})
 	return func(ctx context.Context) (net.Conn, error) {
-		d := tls.Dialer{Config: client}
-		return d.DialContext(ctx, "tcp", l.Addr().String())
+		var d net.Dialer
+		raw, err := d.DialContext(ctx, "tcp", l.Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		c := tls.Client(below(raw), client)
+		if err := c.HandshakeContext(ctx); err != nil {
+			_ = raw.Close()
+			return nil, err
+		}
+		return c, nil
 	}
 }
