@@ -80,6 +80,8 @@ func (l *Layout) Swap(old, newcomer uint16, partitions []uint32) (*Layout, error
 
 // Move returns the next layout, in which each of the moves is made: To stands in the position, From is its
 // former, and the partition has its next epoch, with the spread f, and hence the quorum, of spreads, by move.
+// Moves from nobody make their partition as wide as the layout's profile: all of its new positions are among them, with
+// the same f.
 // The error is of kind Invalid if there are no moves, or one does not fit: the position is not From's, or has a
 // former already, a partition is named twice, To is a member or a former of it or not in the layout, or f is
 // not between 1 and the number of members.
@@ -92,9 +94,10 @@ func (l *Layout) Move(moves []Move, spreads []int) (*Layout, error) {
 		return refuse("%d moves with %d spreads", len(moves), len(spreads))
 	}
 	n := l.next()
-	n.table, n.epochs, n.spreads = slices.Clone(l.table), slices.Clone(l.epochs), slices.Clone(l.spreads)
+	n.table, n.epochs, n.spreads, n.stages = slices.Clone(l.table), slices.Clone(l.epochs), slices.Clone(l.spreads), slices.Clone(l.stages)
 	n.formers = make([]uint16, len(l.table))
 	copy(n.formers, l.formers)
+	joining := make(map[uint32]int) // by partition that becomes wider: positions that still lack a drive
 	for i, m := range moves {
 		if err := l.MayMove(m); err != nil {
 			return nil, errs.As(op, errs.Invalid, err)
@@ -102,15 +105,42 @@ func (l *Layout) Move(moves []Move, spreads []int) (*Layout, error) {
 		if spreads[i] < 1 || spreads[i] > l.N() {
 			return refuse("a spread of %d in partitions of %d", spreads[i], l.N())
 		}
-		if n.epochs[m.Partition] != l.epochs[m.Partition] {
-			return refuse("partition %d moves twice at once", m.Partition)
+		at, slot := m.Partition, int(m.Partition)*l.N()+m.Position
+		_, again := joining[at]
+		switch {
+		case m.Joins() && again:
+			row := n.table[slot-m.Position+l.Width(at) : slot-m.Position+l.N()]
+			if n.table[slot] != 0 || slices.Contains(row, m.To) || int(n.spreads[at]) != spreads[i] {
+				return refuse("partition %d has a position, a newcomer or a spread twice", at)
+			}
+			joining[at]--
+		case n.epochs[at] != l.epochs[at]:
+			return refuse("partition %d moves twice at once", at)
+		case m.Joins():
+			joining[at] = l.N() - l.Width(at) - 1
+		default:
+			n.formers[slot] = m.From
 		}
-		n.members(m.Partition)[m.Position] = m.To
-		n.formers[int(m.Partition)*l.N()+m.Position] = m.From
-		n.epochs[m.Partition]++
-		n.spreads[m.Partition] = uint8(spreads[i])
+		n.epochs[at] = l.epochs[at] + 1
+		n.table[slot] = m.To
+		n.spreads[at] = uint8(spreads[i])
 	}
+	for at, left := range joining {
+		if left > 0 {
+			return refuse("partition %d would be neither as wide as it was nor as wide as it is to be", at)
+		}
+		n.stages[at] = uint8(len(l.earlier))
+	}
+	n.trimStages()
+	n.trimFormers()
 	return n, nil
+}
+
+// trimFormers lets go of the formers if no position has one.
+func (l *Layout) trimFormers() {
+	if !slices.ContainsFunc(l.formers, func(num uint16) bool { return num != 0 }) {
+		l.formers = nil
+	}
 }
 
 // MayMove returns an error of kind Invalid if a move does not fit the layout as it is.
@@ -120,9 +150,9 @@ func (l *Layout) MayMove(m Move) error {
 		return errs.As(op, errs.Invalid, err)
 	}
 	switch former := l.former(m.Partition); {
-	case m.From == 0 || m.To == 0:
+	case m.To == 0:
 		return errs.E(op, errs.Invalid, "drive 0 does not move")
-	case former != nil && former[m.Position] != 0:
+	case former != nil && !m.Joins() && former[m.Position] != 0:
 		return errs.E(op, errs.Invalid, fmt.Sprintf("the shards of position %d of partition %d are still moving from drive %d", m.Position, m.Partition, former[m.Position]))
 	case slices.Contains(former, m.To):
 		// It would have to hold shards of two positions under one name.
@@ -151,10 +181,8 @@ func (l *Layout) Moved(moves []Move) *Layout {
 		return l
 	}
 	n := l.next()
-	n.formers = nil
-	if slices.ContainsFunc(formers, func(num uint16) bool { return num != 0 }) {
-		n.formers = formers
-	}
+	n.formers = formers
+	n.trimFormers()
 	return n
 }
 

@@ -43,6 +43,16 @@ func (l *Layout) Append(b []byte) []byte {
 		}
 		b = appendBytes(b, 10, appendRuns(nil, wide))
 	}
+	if l.earlier != nil {
+		var list []byte
+		for _, e := range l.earlier {
+			list = append(list, e.Standard.Data, e.Standard.Parity, e.Reduced.Data, e.Reduced.Parity)
+		}
+		b = appendBytes(b, 11, list)
+	}
+	if l.stages != nil {
+		b = appendBytes(b, 12, appendRuns(nil, l.stages))
+	}
 	b = append(b, l.extra...)
 	return binary.LittleEndian.AppendUint64(b, xxh3.Hash(b[start:]))
 }
@@ -55,8 +65,12 @@ func (l *Layout) distinctRows(index map[uint16]int) (rows []byte, table []uint64
 	var row []byte
 	for p := range table {
 		row = row[:0]
-		for _, d := range l.members(uint32(p)) {
+		members := l.members(uint32(p))
+		for _, d := range members {
 			row = protowire.AppendVarint(row, uint64(index[d]))
+		}
+		for range l.N() - len(members) {
+			row = protowire.AppendVarint(row, uint64(len(l.drives))) // nobody yet
 		}
 		i, ok := known[string(row)]
 		if !ok {
@@ -107,7 +121,7 @@ func Decode(b []byte) (*Layout, error) {
 
 func decodeBody(b []byte) (*Layout, error) {
 	l := &Layout{}
-	var rows, table, epochs, spreads, formers []byte
+	var rows, table, epochs, spreads, formers, stages []byte
 	for len(b) > 0 {
 		f, size, err := nextField(b)
 		if err != nil {
@@ -138,9 +152,15 @@ func decodeBody(b []byte) (*Layout, error) {
 			spreads = f.bytes
 		case f.num == 10:
 			formers = f.bytes
+		case f.num == 11:
+			if l.earlier, err = decodeProfiles(f.bytes); err != nil {
+				return nil, err
+			}
+		case f.num == 12:
+			stages = f.bytes
 		case f.num >= optionalFields:
 			l.extra = append(l.extra, b[:size]...)
-		case f.num <= 10:
+		case f.num <= 12:
 			return nil, corrupt("field %d of the layout is out of range", f.num)
 		default:
 			return nil, unknown(f.num)
@@ -150,6 +170,20 @@ func decodeBody(b []byte) (*Layout, error) {
 	n := l.profile.N()
 	if !l.profile.Valid() || !l.reduced.Valid() || l.reduced.N() > n || len(l.drives) < n || l.number == 0 {
 		return nil, corrupt("profile %d+%d over %d drives is out of range", l.profile.Data, l.profile.Parity, len(l.drives))
+	}
+	for i, e := range l.earlier {
+		if next := append(slices.Clone(l.earlier[i+1:]), Profiles{l.profile, l.reduced})[0]; e.Width() >= next.Width() {
+			return nil, corrupt("the profiles that the layout had are out of order")
+		}
+	}
+	if stages != nil {
+		var err error
+		if l.stages, err = decodeRuns[uint8](stages, l.Partitions(), uint64(len(l.earlier))); err != nil {
+			return nil, err
+		}
+		if l.Narrow() == 0 {
+			return nil, corrupt("no partition is narrow")
+		}
 	}
 	if !slices.IsSortedFunc(l.drives, func(a, b Drive) int { return int(a.Num) - int(b.Num) }) {
 		return nil, corrupt("drives are not in order")
@@ -170,6 +204,21 @@ func decodeBody(b []byte) (*Layout, error) {
 	return l, l.decodeFormers(formers)
 }
 
+// decodeProfiles reads the profiles that a layout had.
+func decodeProfiles(b []byte) (list []Profiles, err error) {
+	if len(b) == 0 || len(b)%4 != 0 {
+		return nil, corrupt("a profile is cut short")
+	}
+	for ; len(b) > 0; b = b[4:] {
+		e := Profiles{profile(int(b[0]), int(b[1])), profile(int(b[2]), int(b[3]))}
+		if !e.Standard.Valid() || !e.Reduced.Valid() || e.Reduced.N() > e.Width() {
+			return nil, corrupt("a profile that the layout had is out of range")
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
 // decodeFormers reads who stood in the positions before. A former need not be in the layout any more.
 func (l *Layout) decodeFormers(b []byte) error {
 	list, err := decodeRuns[uint64](b, uint32(len(l.table)), 1<<16-1)
@@ -185,6 +234,11 @@ func (l *Layout) decodeFormers(b []byte) error {
 	if !some {
 		return corrupt("formers without any")
 	}
+	for i, num := range l.formers {
+		if num != 0 && i%l.N() >= l.Width(uint32(i/l.N())) {
+			return corrupt("a position that nobody has had has a former")
+		}
+	}
 	for p := range l.Partitions() {
 		for _, num := range l.former(p) {
 			if num != 0 && slices.Contains(l.members(p), num) {
@@ -198,13 +252,18 @@ func (l *Layout) decodeFormers(b []byte) error {
 // decodeTable expands the table from its distinct rows.
 func (l *Layout) decodeTable(rows, table []byte) error {
 	n := l.N()
-	var distinct []uint16
+	const noDrive = -1
+	var distinct []int
 	for len(rows) > 0 {
 		v, size := protowire.ConsumeVarint(rows)
-		if size < 0 || v >= uint64(len(l.drives)) {
+		if size < 0 || v > uint64(len(l.drives)) || v == uint64(len(l.drives)) && l.stages == nil {
 			return corrupt("a row of the table names a drive that is not there")
 		}
-		distinct = append(distinct, l.drives[v].Num)
+		num := noDrive
+		if v < uint64(len(l.drives)) {
+			num = int(l.drives[v].Num)
+		}
+		distinct = append(distinct, num)
 		rows = rows[size:]
 	}
 	count := len(distinct) / n
@@ -212,8 +271,11 @@ func (l *Layout) decodeTable(rows, table []byte) error {
 		return corrupt("a row of the table is cut short")
 	}
 	for i := range count {
-		row := slices.Sorted(slices.Values(distinct[i*n : (i+1)*n]))
-		if len(slices.Compact(row)) != n {
+		row := distinct[i*n : (i+1)*n]
+		if end := slices.Index(row, noDrive); end >= 0 {
+			row = row[:end]
+		}
+		if len(slices.Compact(slices.Sorted(slices.Values(row)))) != len(row) {
 			return corrupt("a row of the table names a drive twice")
 		}
 	}
@@ -222,8 +284,13 @@ func (l *Layout) decodeTable(rows, table []byte) error {
 		return err
 	}
 	l.table = make([]uint16, 0, n*len(index))
-	for _, i := range index {
-		l.table = append(l.table, distinct[int(i)*n:(int(i)+1)*n]...)
+	for p, i := range index {
+		for pos, num := range distinct[int(i)*n : (int(i)+1)*n] {
+			if member := pos < l.Width(uint32(p)); member != (num != noDrive) {
+				return corrupt("partition %d has more members than its profile, or fewer", p)
+			}
+			l.table = append(l.table, uint16(max(num, 0)))
+		}
 	}
 	return nil
 }

@@ -19,7 +19,8 @@
 //
 //   - W+W > n, R+W > n, Z+W > n and Z+R > n for every quorum that is handed out.
 //   - The drives of one partition are distinct.
-//   - The members of a partition change only together with its epoch, which only rises.
+//   - The members of a partition change only together with its epoch, which only rises. A partition becomes wider,
+//     never narrower, and where a body lies does not depend on how wide its partition is now.
 //   - The quorum of a partition changes only together with its epoch: the spread f is stored in
 //     the layout, not computed from what is known of hosts today.
 //
@@ -36,7 +37,13 @@
 //	4 reduced  k,m (bytes)   8 epochs: runs of (epoch, length), varints (bytes)
 //	5 drive (bytes, many)    9 spreads: runs of (f, length), varints (bytes)
 //
-// Within a drive: 1 number, 2 id, 3 node, 4 zone, 5 capacity, 6 class. Numbers 10 to 15 are set
-// aside for transitions (staged newcomers with the mover's term), earlier places of a position,
-// hosts and zone caps. A field below 1000 that is unknown is refused; others are kept as they are.
+// and, as far as there are any,
+//
+//	10 formers: runs of (drive number or 0, length) over all positions, varints (bytes)
+//	11 earlier profiles, oldest first: k,m of the profile, k,m of the reduced one (bytes)
+//	12 stages: runs of (index into the earlier profiles, or their count; length), varints (bytes)
+//
+// A row of a partition that is narrower than the profile ends with the number of drives, once for each place that
+// nobody has yet. Within a drive: 1 number, 2 id, 3 node, 4 zone, 5 capacity, 6 class. Numbers 13 to 15 are set
+// aside for transitions (staged newcomers with the mover's term), hosts and zone caps. A field below 1000 that is unknown is refused; others are kept as they are.
 package placement

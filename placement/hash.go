@@ -73,6 +73,23 @@ func Positions(p erasure.Profile, n int, id erasure.DataID) []int {
 	return pos[:w]
 }
 
+// Places returns, for each shard index of a body, the position where that shard lies: see Positions. width is what
+// its reference names: how many members partitions had for the body when it was written; 0: as many as at
+// first. It returns nil if the body does not fit into the group.
+func (g Group) Places(p erasure.Profile, width uint8, id erasure.DataID) []int {
+	n := int(width)
+	if n == 0 {
+		n = g.First
+	}
+	if n == 0 {
+		n = len(g.Drives)
+	}
+	if n > len(g.Drives) {
+		return nil
+	}
+	return Positions(p, n, id)
+}
+
 func partitionOf(bits uint8, bucket uint64, key []byte) uint32 {
 	var room [8 + 1024]byte // an S3 key has at most 1024 bytes: no allocation
 	b := binary.LittleEndian.AppendUint64(room[:0], bucket)

@@ -32,7 +32,10 @@ type Group struct {
 	Epoch     uint64
 	Drives    []uint16 // numbers by position; read only
 	Quorum    Quorum
-	Spread    int // f: most members in one failure domain
+	Profile   erasure.Profile // as wide as the partition
+	Spread    int             // f: most members in one failure domain
+	// First is how many members partitions had in the first layout; 0: as many as this one has.
+	First int
 	// Former are, by position, the drives that stood there before and may still have shards that the
 	// present one lacks (0: none); nil: no position has one. Read only.
 	Former []uint16
@@ -53,14 +56,16 @@ func (g Group) Position(drive uint16) int { return slices.Index(g.Drives, drive)
 type Layout struct {
 	number  uint64
 	bits    uint8
-	profile erasure.Profile
+	profile erasure.Profile // what partitions have, or are on their way to
 	reduced erasure.Profile
-	drives  []Drive  // ascending by Num
-	table   []uint16 // drive numbers, partition·n + position
-	epochs  []uint64 // by partition
-	spreads []uint8  // by partition: f
-	formers []uint16 // like table: who stood there before its shards moved, 0: nobody; nil: nobody anywhere
-	extra   []byte   // optional fields of a newer build, as they were
+	earlier []Profiles // profiles that it had before, ascending by width
+	drives  []Drive    // ascending by Num
+	table   []uint16   // drive numbers, partition·n + position; 0 behind the members of a narrower partition
+	stages  []uint8    // by partition: index into earlier, or its length; nil: no partition is narrower
+	epochs  []uint64   // by partition
+	spreads []uint8    // by partition: f
+	formers []uint16   // like table: who stood there before its shards moved, 0: nobody; nil: nobody anywhere
+	extra   []byte     // optional fields of a newer build, as they were
 }
 
 // NewLayout makes the first layout, number 1, every partition in epoch 1: partitions get drives in
@@ -114,7 +119,7 @@ func (l *Layout) Bits() uint8 { return l.bits }
 // Partitions returns the number of partitions.
 func (l *Layout) Partitions() uint32 { return 1 << l.bits }
 
-// Profile returns the profile of the storage class STANDARD, as wide as a partition.
+// Profile returns the profile of the storage class STANDARD, as wide as a partition, or as all are to become.
 func (l *Layout) Profile() erasure.Profile { return l.profile }
 
 // Reduced returns the profile of the storage class REDUCED_REDUNDANCY.
@@ -132,7 +137,7 @@ func (l *Layout) WithReduced(p erasure.Profile) (*Layout, error) {
 	return &n, nil
 }
 
-// N returns the number of members of a partition.
+// N returns the number of members of a partition, once all are as wide as they are to become; see Width.
 func (l *Layout) N() int { return l.profile.N() }
 
 // Drives returns the drives, ascending by number. Read only.
@@ -154,10 +159,10 @@ func (l *Layout) search(num uint16) (int, bool) {
 
 // Group returns the membership of a partition. The partition must be below Partitions().
 func (l *Layout) Group(partition uint32) Group {
-	f := int(l.spreads[partition])
+	f, prof := int(l.spreads[partition]), l.ProfilesOf(partition).Standard
 	return Group{
-		Partition: partition, Epoch: l.epochs[partition], Drives: l.members(partition),
-		Quorum: RecordQuorum(l.profile, f), Spread: f, Former: l.former(partition),
+		Partition: partition, Epoch: l.epochs[partition], Drives: l.members(partition), Quorum: RecordQuorum(prof, f),
+		Profile: prof, Spread: f, First: l.FirstWidth(), Former: l.former(partition),
 	}
 }
 
@@ -166,8 +171,7 @@ func (l *Layout) Spread() int { return int(slices.Max(l.spreads)) }
 
 // members returns the row of a partition, without room behind it that an append could overwrite.
 func (l *Layout) members(partition uint32) []uint16 {
-	n := l.N()
-	i := int(partition) * n
+	i, n := int(partition)*l.N(), l.Width(partition)
 	return l.table[i : i+n : i+n]
 }
 
@@ -176,8 +180,7 @@ func (l *Layout) former(partition uint32) []uint16 {
 	if l.formers == nil {
 		return nil
 	}
-	n := l.N()
-	i := int(partition) * n
+	i, n := int(partition)*l.N(), l.Width(partition)
 	row := l.formers[i : i+n : i+n]
 	for _, num := range row {
 		if num != 0 {

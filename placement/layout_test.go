@@ -267,7 +267,7 @@ func TestDecodeRefusesDamageAndTheUnknown(t *testing.T) {
 		}
 	}
 	body := good[:len(good)-8]
-	if _, err := Decode(sealed(appendUint(bytes.Clone(body), 12, 1))); !errs.Is(err, errs.Unsupported) {
+	if _, err := Decode(sealed(appendUint(bytes.Clone(body), 13, 1))); !errs.Is(err, errs.Unsupported) {
 		t.Errorf("unknown mandatory field: %v, want Unsupported", err)
 	}
 	newer := bytes.Clone(body)

@@ -7,12 +7,16 @@ import (
 	"github.com/ostraka/ostraka/internal/errs"
 )
 
-// Move is one member of one partition that gives its position to another drive.
+// Move is one member of one partition that gives its position to another drive, or a drive that joins a partition
+// which becomes wider.
 type Move struct {
 	Partition uint32
 	Position  int
-	From, To  uint16 // drive numbers
+	From, To  uint16 // drive numbers; From 0: nobody, the position is new
 }
+
+// Joins reports whether the move takes a position that nobody had. All that do of one partition are made together.
+func (m Move) Joins() bool { return m.From == 0 }
 
 // GoalDrive is a drive as it is to be.
 type GoalDrive struct {
@@ -150,7 +154,12 @@ func (l *Layout) checkMove(m Move) error {
 		return fmt.Errorf("there is no position %d in partition %d", m.Position, m.Partition)
 	}
 	row := l.members(m.Partition)
-	if row[m.Position] != m.From {
+	switch {
+	case m.Joins() && m.Position < len(row):
+		return fmt.Errorf("position %d of partition %d is drive %d's, and nobody can join it there", m.Position, m.Partition, row[m.Position])
+	case !m.Joins() && m.Position >= len(row):
+		return fmt.Errorf("partition %d has no position %d yet", m.Partition, m.Position)
+	case !m.Joins() && row[m.Position] != m.From:
 		return fmt.Errorf("position %d of partition %d is drive %d's, not drive %d's", m.Position, m.Partition, row[m.Position], m.From)
 	}
 	if slices.Contains(row, m.To) {

@@ -268,33 +268,54 @@ func TestGoalsThatDoNotFitAreRefused(t *testing.T) {
 	}
 }
 
-// What PROTOCOL demands of a change of membership, for each pair of spreads: checked against sets.
-func TestAHandoverLosesNothingWhateverBothSpreads(t *testing.T) {
-	for n := 1; n <= 8; n++ {
-		for k := 1; k <= n; k++ {
-			l := &Layout{profile: profile(k, n-k)}
-			for f := 1; f <= n; f++ {
-				for g := 1; g <= n; g++ {
-					h := l.NewHandover(f, g)
-					for what, pair := range map[string][2]int{
-						"who tells and a write of the old epoch":       {h.Learn, h.Old.W},
-						"the wedged and a write of the old epoch":      {h.Wedge, h.Old.W},
-						"the wedged and a read of the old epoch":       {h.Wedge, h.Old.R},
-						"the installed and a write of the new epoch":   {h.Install, h.New.W},
-						"the installed and a read of the new epoch":    {h.Install, h.New.R},
-						"the installed and who tells of the new epoch": {h.Install, h.New.N - h.New.W + 1},
-					} {
-						if !alwaysIntersect(n, pair[0], pair[1]) {
-							t.Errorf("%d+%d, f %d then %d: %s may be disjoint: %+v", k, n-k, f, g, what, h)
-						}
-					}
-					if h.Wedge < h.Learn || h.Install > n {
-						t.Errorf("%d+%d, f %d then %d: %+v", k, n-k, f, g, h)
-					}
+// What PROTOCOL demands of a change of membership, for each pair of profiles and spreads, the next as wide or wider:
+// checked against sets.
+func TestAHandoverLosesNothingWhateverBothQuorums(t *testing.T) {
+	type pair struct{ a, b int }
+	met := map[int]map[pair]bool{} // by number of members
+	meet := func(n, a, b int) bool {
+		if met[n] == nil {
+			met[n] = map[pair]bool{}
+		}
+		ok, known := met[n][pair{a, b}]
+		if !known {
+			ok = alwaysIntersect(n, a, b)
+			met[n][pair{a, b}] = ok
+		}
+		return ok
+	}
+	each := func(most int, call func(k, m, f int)) {
+		for n := 1; n <= most; n++ {
+			for k := 1; k <= n; k++ {
+				for f := 1; f <= n; f++ {
+					call(k, n-k, f)
 				}
 			}
 		}
 	}
+	each(7, func(k, m, f int) {
+		each(8, func(x, y, g int) {
+			if x+y < k+m {
+				return
+			}
+			h := NewHandover(RecordQuorum(profile(k, m), f), RecordQuorum(profile(x, y), g))
+			for what, set := range map[string][3]int{
+				"who tells and a write of the old epoch":       {k + m, h.Learn, h.Old.W},
+				"the wedged and a write of the old epoch":      {k + m, h.Wedge, h.Old.W},
+				"the wedged and a read of the old epoch":       {k + m, h.Wedge, h.Old.R},
+				"the installed and a write of the new epoch":   {x + y, h.Install, h.New.W},
+				"the installed and a read of the new epoch":    {x + y, h.Install, h.New.R},
+				"the installed and who tells of the new epoch": {x + y, h.Install, h.New.N - h.New.W + 1},
+			} {
+				if !meet(set[0], set[1], set[2]) {
+					t.Errorf("%d+%d, f %d, then %d+%d, f %d: %s may be disjoint: %+v", k, m, f, x, y, g, what, h)
+				}
+			}
+			if h.Wedge < h.Learn || h.Wedge > h.Old.N || h.Install > h.New.N {
+				t.Errorf("%d+%d, f %d, then %d+%d, f %d: %+v", k, m, f, x, y, g, h)
+			}
+		})
+	})
 }
 
 func TestTheSpreadOfAMove(t *testing.T) {

@@ -11,19 +11,34 @@ func (l *Layout) HostSpread(partition uint32) int {
 	return l.hostSpread(l.members(partition))
 }
 
-// SpreadAfter returns f of the epoch that a move begins: the spread over nodes that comes about, if
-// a node may then be lost (at most m members on one); otherwise f stays. With more than m on a node
-// its loss stops the partition whatever the quorum is, so there is nothing to be gained by giving up
-// the spare shard, and a store that grows from one node keeps its quorum until its members are far
-// enough apart. The move must fit the layout.
-func (l *Layout) SpreadAfter(m Move) int {
-	var room [64]uint16
-	row := append(room[:0], l.members(m.Partition)...)
-	row[m.Position] = m.To
-	if f := l.hostSpread(row); f <= int(l.profile.Parity) {
-		return f
+// SpreadAfter returns f of the epoch that a move begins: see Next.
+func (l *Layout) SpreadAfter(m Move) int { return l.Next([]Move{m}).Spread }
+
+// Next returns the group of the epoch that moves of one partition begin: one of a position that is given away, or all
+// that make the partition wider. They must fit the layout. Formers are not told.
+//
+// f is the spread over nodes that comes about, if a node may then be lost (at most m members on one); otherwise f
+// stays. With more than m on a node its loss stops the partition whatever the quorum is, so there is nothing to be
+// gained by giving up the spare shard, and a store that grows from one node keeps its quorum until its members are
+// far enough apart.
+func (l *Layout) Next(moves []Move) Group {
+	g := l.Group(moves[0].Partition)
+	g.Epoch++
+	g.Former = nil
+	if moves[0].Joins() {
+		g.Profile = l.profile
 	}
-	return int(l.spreads[m.Partition])
+	row := make([]uint16, g.Profile.N())
+	copy(row, g.Drives)
+	for _, m := range moves {
+		row[m.Position] = m.To
+	}
+	g.Drives = row
+	if f := l.hostSpread(row); f <= int(g.Profile.Parity) {
+		g.Spread = f
+	}
+	g.Quorum = RecordQuorum(g.Profile, g.Spread)
+	return g
 }
 
 // hostSpread is spread of a row of drive numbers. Drives that are not in the layout count as one node.
@@ -64,10 +79,8 @@ type Handover struct {
 	Install int
 }
 
-// NewHandover returns what a change needs that ends an epoch with spread f and begins one with
-// spread g, of the same profile.
-func (l *Layout) NewHandover(f, g int) Handover {
-	h := Handover{Old: RecordQuorum(l.profile, f), New: RecordQuorum(l.profile, g)}
-	h.Learn, h.Wedge, h.Install = h.Old.N-h.Old.W+1, h.Old.Z, h.New.W
-	return h
+// NewHandover returns what a change needs that ends an epoch of one quorum and begins one of another: with another
+// spread, or more members.
+func NewHandover(old, next Quorum) Handover {
+	return Handover{Old: old, New: next, Learn: old.N - old.W + 1, Wedge: old.Z, Install: next.W}
 }

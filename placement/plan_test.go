@@ -95,7 +95,7 @@ func checkPlan(t *testing.T, seed uint64, l *Layout, g Goal, p *Plan) *Layout {
 		return g.Average
 	}
 	// Move by move, as a store makes them.
-	step := &Layout{bits: l.bits, profile: l.profile, drives: p.Drives, table: slices.Clone(l.table), spreads: slices.Clone(l.spreads)}
+	step := &Layout{bits: l.bits, profile: l.profile, drives: p.Drives, table: slices.Clone(l.table), epochs: l.epochs, spreads: slices.Clone(l.spreads)}
 	perPart := map[uint32][]Move{}
 	for _, mv := range p.Moves {
 		row := &table[mv.Partition]
