@@ -349,7 +349,8 @@ func (h *Healer) levelOne(ctx context.Context, f *filling, num uint16, to node.D
 		}
 		l := h.c.Layout()
 		here, away := h.members(l)
-		if len(away) > 0 {
+		// One that never comes back tells nobody anything any more.
+		if away = slices.DeleteFunc(away, h.c.Retired); len(away) > 0 {
 			return errs.E(op, errs.Unavailable, "a drive is away: the new drive cannot be compared with it")
 		}
 		differ, err := h.differing(ctx, l, to, here)

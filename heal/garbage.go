@@ -87,8 +87,8 @@ func (h *Healer) dead(ctx context.Context, r *metadata.GarbageRow) error {
 		}
 		for _, num := range holders(cg) {
 			d, ok := h.drive(num)
-			if _, there := l.Drive(num); !there {
-				continue // a former member that is lost
+			if _, there := l.Drive(num); !there || h.c.Retired(num) {
+				continue // a member, or a former one, that is lost
 			}
 			if !ok {
 				away = errs.E(op, errs.Unavailable, "a drive that may hold garbage is away")

@@ -79,6 +79,8 @@ type Config struct {
 	Moves MoveControl
 	// Load returns how many requests are in flight: background work yields to them. nil: none ever.
 	Load func() int
+	// Retired reports whether a drive never serves again, though the layout may still have it; nil: none ever.
+	Retired func(num uint16) bool
 	// Settings are those to begin with; Configure changes them.
 	Settings Settings
 	// Concurrency is how many registers are tended at a time; 0 means 2.
@@ -213,6 +215,9 @@ func New(c Config) *Healer {
 	}
 	if c.Mover == nil {
 		c.Mover, _ = any(c.Meta).(Mover)
+	}
+	if c.Retired == nil {
+		c.Retired = func(uint16) bool { return false }
 	}
 	if c.Concurrency <= 0 {
 		c.Concurrency = 2

@@ -366,7 +366,7 @@ func (h *Healer) nextMoves(l *placement.Layout, m *mover, stay map[placement.Mov
 			}
 			first := !met[x.Partition]
 			met[x.Partition] = true
-			if x.State != state || stay[x.Move] || state == MovePlanned && !first || l.Group(x.Partition).Former != nil || l.MayMove(x.Move) != nil {
+			if x.State != state || stay[x.Move] || state == MovePlanned && !first || !m.plan.mayMove(l, x.Move) {
 				continue
 			}
 			if state == MovePlanned && !h.mayBegin(l, x.Move) {
@@ -388,6 +388,20 @@ func (h *Healer) nextMoves(l *placement.Layout, m *mover, stay map[placement.Mov
 		}
 	}
 	return nil, false
+}
+
+// mayMove reports whether a position may pass to its newcomer now: no shards of the partition are moving; or those
+// of this position are, to a drive that was given up meanwhile, and that one has a successor.
+func (p *MovePlan) mayMove(l *placement.Layout, x placement.Move) bool {
+	g := l.Group(x.Partition)
+	if g.Former == nil {
+		return l.MayMove(x) == nil
+	}
+	if _, moving := g.FormerAt(x.Position); !moving || p.Lost == nil || !p.Lost(x.From) {
+		return false
+	}
+	_, err := l.Swap(x.From, x.To, []uint32{x.Partition})
+	return err == nil
 }
 
 // mayBegin reports whether enough drives seem to be here to begin a move: one that is begun cannot be dropped.

@@ -107,12 +107,15 @@ func (p *plans) PublishMoves(_ context.Context, id, term uint64, list []placemen
 		var todo []placement.Move
 		var fs []int
 		for i, m := range list {
-			switch x := p.at(m); x.State {
-			case MovePlanned:
+			switch x := p.at(m); {
+			case x.State == MovePlanned:
 				return errs.E("test", errs.Invalid, "a move was not begun")
-			case MoveBegun:
+			case x.State == MoveBegun && p.succeeds(m):
+				if err := p.succeed(m); err != nil {
+					return err
+				}
+			case x.State == MoveBegun:
 				todo, fs = append(todo, m), append(fs, spreads[i])
-			case MovePublished:
 			}
 		}
 		if len(todo) == 0 {

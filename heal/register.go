@@ -311,17 +311,18 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 	places := placement.Positions(d.Profile, len(cg.Drives), d.ID)
 	shards := make([]shardState, d.Profile.N())
 	var todo []int
-	known := true // what every shard is
+	known := true // what every shard is, but for those of drives that never come back
 	for j := range shards {
 		s := &shards[j]
 		s.num = cg.Drives[places[j]]
 		s.former = h.formerOf(cg, places[j])
 		if num, ok := cg.FormerAt(places[j]); ok && s.former == nil {
 			_, there := l.Drive(num)
-			known = known && !there // it may have one, unless it is lost
+			known = known && (!there || h.c.Retired(num)) // it may have one, unless it is lost
 		}
 		if s.drive, _ = h.drive(s.num); s.drive == nil {
 			b.away++
+			known = known && h.c.Retired(s.num)
 			continue
 		}
 		err := h.verify(ctx, s.drive, c, j)
@@ -337,6 +338,7 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 		case errs.Is(err, errs.Timeout) && ctx.Err() == nil:
 			s.drive = nil
 			b.away++
+			known = false
 		case !d.Inline() && errs.Is(err, errs.Drive) && answers(ctx, s.drive, c):
 			// A sector that cannot be read: only a new file heals that. What can be read of this one still counts.
 			h.c.Logger.Warn("a shard that cannot be read was found", "drive", s.num, "shard", c.Shard(j).String(), "err", err)
@@ -355,7 +357,7 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 	} else {
 		err = h.rebuildFiles(ctx, a, d, c, shards, todo)
 	}
-	if known && b.away == 0 && errors.Is(err, errShort) {
+	if known && errors.Is(err, errShort) {
 		err = errors.Join(errLost, err)
 	}
 	for _, j := range todo {
