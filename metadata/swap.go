@@ -124,6 +124,23 @@ func (s *swapper) carried() bool {
 // ready reports whether the next epoch may be published.
 func (s *swapper) ready() bool { return s.holders(s.installed) >= s.w }
 
+// spares reports whether it goes on if the drives at the seats of which away is true are lost: nobody needs to wait for
+// them. wedged: all that will be wedged are.
+func (s *swapper) spares(wedged bool, away func(seat int) bool) bool {
+	from := s.present
+	if wedged {
+		from = s.held
+	}
+	list := make([]bool, len(from))
+	for seat := range from {
+		list[seat] = !away(seat) && from[seat] // those who are away may be about to answer
+	}
+	if !wedged {
+		return s.suffice(list) && s.survivors(list) >= s.w // with fewer, every row would have to be copied
+	}
+	return s.holders(list) >= s.w && count(list[:s.q.N]) >= s.q.N-s.q.W+1
+}
+
 func (s *swapper) holders(list []bool) int {
 	n := 0
 	for seat, ok := range list {

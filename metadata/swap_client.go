@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ostraka/ostraka/internal/errs"
@@ -12,11 +13,14 @@ import (
 )
 
 const (
-	carryRows   = 256        // registers that are judged together, and rows of one transfer
-	carryBytes  = 1 << 20    // of version rows in one transfer, about
-	maxWedges   = 8          // times that a floor is raised
-	maxRemember = 100_000    // registers that one Swap remembers to have carried
-	noDrive     = ^uint16(0) // of a seat that nobody is asked at
+	carryRows   = 256     // registers that are judged together, and rows of one transfer
+	carryBytes  = 1 << 20 // of version rows in one transfer, about
+	maxWedges   = 8       // times that a floor is raised
+	maxRemember = 100_000 // registers that one Swap remembers to have carried
+	// How long partitions stand still for a drive that does not answer, once the others have: one that they can do
+	// without, and any other, of which the next term asks again.
+	straggle, patience = time.Second, 2 * time.Second
+	noDrive            = ^uint16(0) // of a seat that nobody is asked at
 )
 
 // Swap puts a drive into the place of another. Groups that have too few drives are left as they are, and
@@ -48,6 +52,9 @@ type swapping struct {
 	carried  map[string]bool
 	report   SwapReport
 	skipping []uint32
+	stands   atomic.Bool   // partitions stand still
+	wedged   bool          // all who will be
+	slowest  time.Duration // answer so far
 }
 
 // swapPart is one partition.
@@ -144,6 +151,7 @@ func (s *swapping) run(ctx context.Context) (SwapReport, error) {
 		return s.report, errs.E(op, errs.Unavailable, "the new member could not be made empty")
 	}
 	begun := s.c.Now()
+	s.stands.Store(true)
 	err := s.move(ctx)
 	s.report.Pause = s.c.Now().Sub(begun)
 	s.report.Skipped = s.skipping
@@ -206,24 +214,64 @@ func (s *swapping) each(ctx context.Context, f func(context.Context, *swapDrive)
 }
 
 func (s *swapping) eachWithin(ctx context.Context, limit time.Duration, f func(context.Context, *swapDrive) error) error {
-	var all sync.WaitGroup
+	waiting := map[*swapDrive]context.CancelFunc{}
+	ended := make(chan *swapDrive, len(s.drives))
+	begun := time.Now()
 	for _, d := range s.drives {
 		if d.err != nil || len(d.sits) == 0 {
 			continue
 		}
-		all.Go(func() {
-			call, cancel := context.WithTimeout(ctx, limit)
-			defer cancel()
+		call, cancel := context.WithTimeout(ctx, limit)
+		waiting[d] = cancel
+		go func() { // is waited for below
 			d.err = f(call, d)
-		})
+			ended <- d
+		}()
 	}
-	all.Wait()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for len(waiting) > 0 {
+		select {
+		case d := <-ended:
+			waiting[d]()
+			delete(waiting, d)
+			if d.err == nil {
+				s.slowest = max(s.slowest, time.Since(begun))
+			}
+			switch {
+			case !s.stands.Load():
+			case s.spares(waiting):
+				timer.Reset(min(limit, s.atLeast(straggle)))
+			case 2*len(waiting) <= len(s.drives):
+				timer.Reset(min(limit, s.atLeast(patience)))
+			}
+		case <-timer.C:
+			for _, cancel := range waiting {
+				cancel()
+			}
+		}
+	}
 	for _, d := range s.drives {
 		if d.err != nil {
 			s.lose(d)
 		}
 	}
 	return ctx.Err()
+}
+
+// atLeast is how long a drive is waited for, where the machines are slow: longer than others have needed.
+func (s *swapping) atLeast(limit time.Duration) time.Duration { return max(limit, 3*s.slowest) }
+
+// spares reports whether all partitions go on without the drives of waiting, and those that failed.
+func (s *swapping) spares(waiting map[*swapDrive]context.CancelFunc) bool {
+	away := map[uint16]bool{}
+	for _, d := range s.drives {
+		_, waits := waiting[d]
+		away[d.num] = waits || d.err != nil
+	}
+	return !slices.ContainsFunc(s.parts, func(p *swapPart) bool {
+		return !p.spares(s.wedged, func(seat int) bool { return away[p.seats[seat]] })
+	})
 }
 
 func (s *swapping) lose(d *swapDrive) {
@@ -260,6 +308,7 @@ func (s *swapping) ask(ctx context.Context) error {
 				t.p.here(t.seat)
 			}
 			if slices.Contains(r.Begun, t.p.g.Partition) {
+				s.stands.Store(true)
 				t.p.began()
 				t.p.clean = t.p.clean || t.seat == t.p.newcomer()
 			}
@@ -305,6 +354,7 @@ func (s *swapping) wedge(ctx context.Context) error {
 		}
 		if !again {
 			s.keep((*swapper).wedged)
+			s.wedged = true
 			return nil
 		}
 	}
@@ -328,7 +378,7 @@ func (s *swapping) carryMarked(ctx context.Context) error {
 // pass carries the registers that one drive names in answer to m.
 func (s *swapping) pass(ctx context.Context, d *swapDrive, m *RowsRequest) error {
 	for d.err == nil && len(d.sits) > 0 && len(m.Slices) > 0 {
-		call, cancel := context.WithTimeout(ctx, s.c.CallTimeout)
+		call, cancel := context.WithTimeout(ctx, min(s.c.CallTimeout, s.atLeast(patience)))
 		r, err := d.m.Rows(call, m)
 		cancel()
 		if ctx.Err() != nil {
@@ -580,13 +630,19 @@ func (s *swapping) full(ctx context.Context, d *swapDrive, t *TransferRow) (list
 func (s *swapping) carryDifferent(ctx context.Context) error {
 	exact := s.sw.Layout.Bits() <= placement.SliceBits
 	s.carried = map[string]bool{}
+	current := false // nothing was carried since the digests were read; nobody else writes what is wedged
 	for _, d := range s.drives {
-		if exact {
+		if exact && !current {
 			if err := s.digests(ctx); err != nil {
 				return err
 			}
+			current = true
 		}
 		list := s.slicesOf(d, func(p *swapPart) bool { return !exact || !s.agree(p, true) })
+		if len(list) == 0 {
+			continue
+		}
+		current = false
 		if err := s.pass(ctx, d, &RowsRequest{Slices: list, Limit: maxPage}); err != nil {
 			return err
 		}
@@ -595,8 +651,10 @@ func (s *swapping) carryDifferent(ctx context.Context) error {
 		s.keep((*swapper).carried)
 		return nil
 	}
-	if err := s.digests(ctx); err != nil {
-		return err
+	if !current {
+		if err := s.digests(ctx); err != nil {
+			return err
+		}
 	}
 	agree := map[*swapper]bool{}
 	for _, p := range s.parts {

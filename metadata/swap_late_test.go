@@ -1,0 +1,148 @@
+package metadata
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ostraka/ostraka/erasure"
+)
+
+// stuckWorld has one drive of which the messages of changes of membership stop being answered after so many.
+type stuckWorld struct {
+	*swapWorld
+	num uint16 // the one
+
+	mu   sync.Mutex // guards left
+	left int
+}
+
+type stuckDrive struct {
+	*wire
+	o *stuckWorld
+}
+
+func (o *stuckWorld) Replica(num uint16) (Replica, bool) {
+	r, ok := o.swapWorld.Replica(num)
+	if w, is := r.(*wire); is && num == o.num {
+		return stuckDrive{w, o}, ok
+	}
+	return r, ok
+}
+
+// answers waits until ctx ends once the drive is stuck.
+func (d stuckDrive) answers(ctx context.Context) error {
+	d.o.mu.Lock()
+	d.o.left--
+	stuck := d.o.left < 0
+	d.o.mu.Unlock()
+	if stuck {
+		<-ctx.Done()
+	}
+	return ctx.Err()
+}
+
+// stands reports whether anybody is wedged.
+func (w *swapWorld) stands() bool {
+	for _, d := range w.drives {
+		if d.Acceptor.moving() {
+			return true
+		}
+	}
+	return false
+}
+
+func answered[M, R any](ctx context.Context, d stuckDrive, m M, f func(context.Context, M) (R, error)) (r R, err error) {
+	if err := d.answers(ctx); err != nil {
+		return r, err
+	}
+	return f(ctx, m)
+}
+
+func (d stuckDrive) Wedge(ctx context.Context, m *WedgeRequest) (*WedgeReply, error) {
+	return answered(ctx, d, m, d.wire.Wedge)
+}
+func (d stuckDrive) Rows(ctx context.Context, m *RowsRequest) (*RowsReply, error) {
+	return answered(ctx, d, m, d.wire.Rows)
+}
+func (d stuckDrive) Lookup(ctx context.Context, m *LookupRequest) (*RowsReply, error) {
+	return answered(ctx, d, m, d.wire.Lookup)
+}
+func (d stuckDrive) Transfer(ctx context.Context, m *TransferRequest) (*TransferReply, error) {
+	return answered(ctx, d, m, d.wire.Transfer)
+}
+func (d stuckDrive) Digests(ctx context.Context) ([]Digest, error) {
+	return answered(ctx, d, 0, func(ctx context.Context, _ int) ([]Digest, error) { return d.wire.Digests(ctx) })
+}
+func (d stuckDrive) InstallEpoch(ctx context.Context, m *InstallEpochRequest) error {
+	_, err := answered(ctx, d, m, func(ctx context.Context, m *InstallEpochRequest) (int, error) { return 0, d.wire.InstallEpoch(ctx, m) })
+	return err
+}
+
+// A member that stops answering at any message of a change is done without, and soon: its partitions stand still
+// meanwhile. It joins later.
+func TestPartitionsDoNotStandStillForADriveThatIsStuck(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		stuck uint16 // drive
+	}{{"a member", 3}, {"who leaves", 1}, {"the newcomer", 5}} {
+		t.Run(c.name, func(t *testing.T) {
+			var longest time.Duration
+			runs := 0
+			for i := 1; ; i++ { // nothing stands still before the first was answered
+				finished := false
+				synctest.Test(t, func(t *testing.T) {
+					w := newSwapWorld(t, erasure.Profile{Data: 2, Parity: 2}, 1)
+					want := w.fill(8)
+					w.loneRow("k0", 4) // so that something has to be carried
+					delete(want, "k0")
+					o := &stuckWorld{swapWorld: w, num: c.stuck, left: i}
+					cl := NewClient(ClientConfig{Replicas: o})
+					begun := time.Now()
+					for try := 0; ; try++ {
+						report, err := cl.Swap(t.Context(), w.swap(1, false))
+						if err == nil && len(report.Skipped) == 0 {
+							break
+						}
+						if try == 3 {
+							t.Fatalf("message %d: %v (%+v)", i, err, report)
+						}
+						if !w.stands() { // the drive was stuck before anything was changed
+							o.mu.Lock()
+							o.left = 1 << 20
+							o.mu.Unlock()
+							begun = time.Now()
+						}
+						time.Sleep(time.Second)
+					}
+					longest = max(longest, time.Since(begun))
+					o.mu.Lock()
+					finished = o.left >= 0 && o.left < 1<<19
+					o.left = 1 << 20
+					o.mu.Unlock()
+					must(t, cl.Close(t.Context()))
+					w.check(want)
+					for _, d := range w.layout.Drives() {
+						must(t, w.cl.Join(t.Context(), d.Num, w.groups()))
+					}
+					w.rewrite(want)
+					w.check(want)
+					must(t, w.cl.Close(t.Context()))
+				})
+				runs++
+				if finished || t.Failed() {
+					break
+				}
+			}
+			if runs < 5 {
+				t.Errorf("only %d messages", runs)
+			}
+			if longest > 3*patience {
+				t.Errorf("partitions stood still for %v", longest)
+			}
+			t.Logf("stuck at %d messages; the longest pause was %v", runs-1, longest)
+		})
+	}
+}
