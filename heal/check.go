@@ -443,7 +443,11 @@ func (h *Healer) inspect(ctx context.Context, l *placement.Layout, list []held, 
 		err := h.bodies(ctx, r.group, r.addr, &metadata.View{State: &row.State, Ballot: row.Ballot}, func(d *metadata.Data) error {
 			for i := range d.Chunks() {
 				cg := chunkGroup(l, r.group, d, i)
-				for j, pos := range placement.Positions(d.Profile, len(cg.Drives), d.ID) {
+				places, err := placesOf(cg, d)
+				if err != nil {
+					return err
+				}
+				for j, pos := range places {
 					if num := cg.Drives[pos]; d.Inline() && !light {
 						inline[num] = append(inline[num], place{at, *d, j, inlineSize(d)})
 					} else {

@@ -125,7 +125,10 @@ func (h *Healer) removeDisplaced(ctx context.Context, l *placement.Layout, d nod
 		return false, nil
 	}
 	cg := chunkGroup(l, g, data, r.ID.Chunk)
-	places := placement.Positions(data.Profile, len(cg.Drives), data.ID)
+	places, err := placesOf(cg, data)
+	if err != nil {
+		return false, err
+	}
 	if int(r.ID.Index) >= len(places) {
 		return false, errs.E(op, errs.Corrupt, "a shard of an index that its body does not have")
 	}

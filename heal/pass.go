@@ -181,7 +181,7 @@ func (h *Healer) look(ctx context.Context, t *task) {
 func (h *Healer) spareOf(ctx context.Context, l *placement.Layout, g placement.Group, d *metadata.Data, i uint32) int {
 	cg := chunkGroup(l, g, d, i)
 	have := 0
-	for j, pos := range placement.Positions(d.Profile, len(cg.Drives), d.ID) {
+	for j, pos := range cg.Places(d.Profile, d.Width, d.ID) {
 		id := erasure.ShardID{Data: d.ID, Chunk: i, Index: uint8(j)}
 		if drive, ok := h.drive(cg.Drives[pos]); ok {
 			if _, err := drive.StatShard(ctx, id); err == nil {
@@ -196,6 +196,15 @@ func (h *Healer) spareOf(ctx context.Context, l *placement.Layout, g placement.G
 		}
 	}
 	return have - int(d.Profile.Data)
+}
+
+// placesOf returns the positions of the shards of a body in the group of one of its chunks. The error is of kind Stale
+// if the partition was wider when the body was written than it is known to be here.
+func placesOf(g placement.Group, d *metadata.Data) ([]int, error) {
+	if places := g.Places(d.Profile, d.Width, d.ID); len(places) == d.Profile.N() {
+		return places, nil
+	}
+	return nil, errs.E("heal.placesOf", errs.Stale, "a body is wider than its partition is known to be")
 }
 
 // chunkGroup returns the members that hold chunk i of a body of a register in g.

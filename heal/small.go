@@ -144,7 +144,7 @@ func (h *Healer) readBack(ctx context.Context, to node.Drive, list []*small) (to
 func (h *Healer) fetchFormer(ctx context.Context, to node.Drive, list []*small) {
 	by := make(map[uint16][]*small)
 	for _, s := range list {
-		places := placement.Positions(s.data.Profile, len(s.group.Drives), s.data.ID)
+		places := s.group.Places(s.data.Profile, s.data.Width, s.data.ID)
 		if num, ok := s.group.FormerAt(places[s.index]); ok {
 			by[num] = append(by[num], s)
 		}
@@ -198,7 +198,7 @@ func (h *Healer) fetch(ctx context.Context, to node.Drive, list []*small, whom i
 		if have >= k || s.rows[s.index] != nil {
 			continue
 		}
-		places := placement.Positions(s.data.Profile, len(s.group.Drives), s.data.ID)
+		places := s.group.Places(s.data.Profile, s.data.Width, s.data.ID)
 		for x := 0; x < n && (whom != fetchEnough || have < k); x++ {
 			j := (i + x) % n // spreads the load
 			num := s.group.Drives[places[j]]

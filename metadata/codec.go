@@ -73,7 +73,7 @@ func (d *Data) AppendTo(b []byte) []byte {
 			return putBytes(putUint(b, 1, uint64(t.Kind)), 2, t.Params)
 		})
 	}
-	return b
+	return putUint(b, 6, uint64(d.Width))
 }
 
 // Unmarshal replaces d by what AppendTo wrote.
@@ -96,6 +96,8 @@ func (d *Data) Unmarshal(b []byte) error {
 				f.sub(t.unmarshal)
 				d.Transforms = append(d.Transforms, t)
 			}
+		case 6:
+			d.Width = uint8(f.uintMax(255))
 		default:
 			return false
 		}

@@ -63,7 +63,7 @@ func samples() map[string]codec {
 	sent := r
 	sent.Undo = nil
 	return map[string]codec{
-		"address": &a, "data": v.Data, "version": &v, "state": &s, "row": &r, "header": &h, "seal": &Seal{Data: *v.Data, Index: 3, Inline: []byte("i")},
+		"address": &a, "data": v.Data, "data-wide": &Data{ID: erasure.DataID{1}, Profile: erasure.Profile{Data: 2, Parity: 1}, Size: 7, Width: 6}, "version": &v, "state": &s, "row": &r, "header": &h, "seal": &Seal{Data: *v.Data, Index: 3, Inline: []byte("i")},
 		"prepare":       &PrepareRequest{Header: h, Address: a, Ballot: b, Seal: &Seal{}, Query: q, Orphan: erasure.DataID{9}},
 		"prepare-reply": &PrepareReply{Promised: true, Hint: b, Row: &sent, Floor: b, Have: true, SealKind: 12, Versions: []Version{v}, Names: true},
 		"accept":        &AcceptRequest{Header: h, Address: a, Ballot: s.ID, State: s, Whole: true, Full: []Version{v, {}}},

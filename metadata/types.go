@@ -87,6 +87,9 @@ type Data struct {
 	Profile   erasure.Profile
 	Size      int64 // bytes stored, after transforms
 	ChunkSize int64 // bytes of every chunk but the last; 0 means inline: the shard is a row
+	// Width is how many members the partitions of its chunks were taken to have when it was written: its shards lie
+	// at positions below. 0: as many as they had in the first layout. See placement.Group.Places.
+	Width uint8
 	// Transforms is the chain of compression and encryption applied before coding; empty for now,
 	// and a reader refuses a transform that it does not know.
 	Transforms []Transform

@@ -9,7 +9,6 @@ import (
 	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
-	"github.com/ostraka/ostraka/placement"
 )
 
 // Inspect says where the rows and the shards of the current version are and how they stand. With
@@ -93,7 +92,7 @@ func (s *Store) rowPlaces(ctx context.Context, p *place, view *metadata.View) []
 func (s *Store) shardPlaces(ctx context.Context, p *place, part int, d *metadata.Data, chunk uint32, verify bool) []ShardPlace {
 	l := s.control.Layout() // the newest: shards may have moved since the record was read
 	g := l.Group(l.ChunkPartition(d.ID, chunk, p.group.Partition))
-	positions := placement.Positions(d.Profile, len(g.Drives), d.ID)
+	positions := g.Places(d.Profile, d.Width, d.ID)
 	out := make([]ShardPlace, len(positions))
 	var wg sync.WaitGroup
 	for j, pos := range positions {

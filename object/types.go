@@ -5,6 +5,7 @@ import (
 
 	"github.com/ostraka/ostraka/internal/checksum"
 	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/placement"
 )
 
 // Limits that AWS documents for general purpose buckets.
@@ -17,8 +18,8 @@ const (
 	MaxListKeys     = 1000
 	MaxDeleteKeys   = 1000
 	NullVersion     = "null" // the version id of the null version on the wire
-	ClassStandard   = "STANDARD"
-	ClassReduced    = "REDUCED_REDUNDANCY"
+	ClassStandard   = placement.ClassStandard
+	ClassReduced    = placement.ClassReduced
 	maxDeadOfUpload = 256 // entries of the dead list of a part's register while its upload is open
 )
 

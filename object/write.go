@@ -50,14 +50,6 @@ const sealTimeout = time.Minute
 // drive returns the number of the drive of shard j.
 func (c *chunkShards) drive(j int) uint16 { return c.group.Drives[c.places[j]] }
 
-// profileOf returns the profile of a storage class.
-func profileOf(l *placement.Layout, class string) erasure.Profile {
-	if class == ClassReduced {
-		return l.Reduced()
-	}
-	return l.Profile()
-}
-
 // normalClass returns the class as it is stored: "" for STANDARD.
 func normalClass(class string) (string, bool) {
 	switch class {
@@ -91,12 +83,15 @@ func (s *Store) write(ctx context.Context, op string, p *place, addr metadata.Ad
 	if err := s.available(op, p.group); err != nil {
 		return nil, err
 	}
-	w := &written{s: s, addr: addr, data: metadata.Data{ID: erasure.NewDataID(), Profile: profileOf(p.layout, class), Size: h.size}}
+	w := &written{s: s, addr: addr, data: metadata.Data{ID: erasure.NewDataID(), Size: h.size}}
+	if h.size > int64(s.c.InlineLimit) {
+		w.data.ChunkSize = s.c.ChunkSize
+	}
+	w.code(p, class)
 	var err error
-	if h.size <= int64(s.c.InlineLimit) {
+	if w.data.Inline() {
 		err = w.inline(p, h)
 	} else {
-		w.data.ChunkSize = s.c.ChunkSize
 		err = w.stream(ctx, p, h)
 	}
 	if err == nil {
@@ -107,6 +102,16 @@ func (s *Store) write(ctx context.Context, op string, p *place, addr metadata.Ad
 		return nil, writeError(op, err)
 	}
 	return w, nil
+}
+
+// code chooses the profile of a body: that of its class, as wide as all partitions of its chunks are now. Partitions
+// become wider, never narrower, so it fits them whenever it is read.
+func (w *written) code(p *place, class string) {
+	profiles := p.layout.BodyProfiles(w.data.ID, w.data.Chunks(), p.group.Partition)
+	w.data.Profile = profiles.Of(class)
+	if width := profiles.Width(); width != p.layout.FirstWidth() {
+		w.data.Width = uint8(width)
+	}
 }
 
 // writeError gives an error of a body's source or of the drives its kind.
@@ -138,7 +143,7 @@ func (w *written) inline(p *place, h *hasher) error {
 		return err
 	}
 	w.seals = make([]*metadata.Seal, len(p.group.Drives))
-	for j, pos := range placement.Positions(w.data.Profile, len(p.group.Drives), w.data.ID) {
+	for j, pos := range p.group.Places(w.data.Profile, w.data.Width, w.data.ID) {
 		w.seals[pos] = &metadata.Seal{Data: w.data, Index: uint8(j), Inline: encoded[j]}
 	}
 	w.need = placement.ShardQuorum(w.data.Profile, p.group.Spread)
@@ -245,7 +250,7 @@ func (w *written) followChunk(c *chunkShards, l *placement.Layout) error {
 // open makes the writers of one chunk. It fails when fewer than its shard quorum can be had.
 func (w *written) open(ctx context.Context, g placement.Group, index uint32, size int64) (chunkShards, error) {
 	prof := w.data.Profile
-	c := chunkShards{index: index, group: g, places: placement.Positions(prof, len(g.Drives), w.data.ID),
+	c := chunkShards{index: index, group: g, places: g.Places(prof, w.data.Width, w.data.ID),
 		need: placement.ShardQuorum(prof, g.Spread), writers: make([]disk.ShardWriter, prof.N())}
 	fileSize := erasure.ShardFileSize(prof, size)
 	owner := w.owner()
