@@ -35,7 +35,7 @@ func (s *Set) isReplaced(num uint16) bool {
 }
 
 // errReplaced is why a retired drive is out of service.
-const errReplaced = "the drive was replaced"
+const errReplaced = "it was replaced, drained or given up"
 
 // Retire takes the drive num out of service for good: this process never opens it again. It is closed, and once
 // Retire returns nil nothing that was begun on it is under way any more. errs.Timeout says that the drive
@@ -84,7 +84,7 @@ func (s *Set) retire(ctx context.Context, sl *slot, d *disk.Drive) (taken bool, 
 	if err := d.SetRetired(mark, errReplaced); err != nil {
 		s.log.Warn("a replaced drive could not be marked", "path", sl.path, "drive", d.Num(), "cause", err)
 	}
-	taken, err = s.remove(ctx, sl, d, errReplaced, &disk.StatusError{Path: sl.path, Status: disk.Replaced, Detail: fmt.Sprintf("is drive %d, which was replaced", d.Num())})
+	taken, err = s.remove(ctx, sl, d, errReplaced, &disk.StatusError{Path: sl.path, Status: disk.Replaced, Detail: fmt.Sprintf("is drive %d, which was replaced, drained or given up", d.Num())})
 	sl.mu.Lock()
 	if sl.num == d.Num() {
 		sl.known = false // whatever drive comes next is another one
@@ -125,7 +125,7 @@ func (s *Set) Adopt(ctx context.Context, path string, want disk.Identity) error 
 	case want.Drive.IsZero() || want.Num == 0:
 		return errs.E(op, errs.Invalid, "a drive needs an id and a number")
 	case s.isReplaced(want.Num):
-		return errs.E(op, errs.Invalid, fmt.Sprintf("drive %d was replaced: its number is not used again", want.Num))
+		return errs.E(op, errs.Invalid, fmt.Sprintf("drive %d is retired: its number is not used again", want.Num))
 	case s.Forming():
 		return errs.E(op, errs.Unavailable, "the cluster is still forming")
 	}
@@ -258,7 +258,7 @@ func (s *Set) slotOf(op string, num uint16) (*slot, error) {
 	s.mu.Unlock()
 	switch {
 	case s.isReplaced(num):
-		return nil, errs.E(op, errs.Invalid, fmt.Sprintf("drive %d was replaced", num))
+		return nil, errs.E(op, errs.Invalid, fmt.Sprintf("drive %d was replaced, drained or given up", num))
 	case sl == nil:
 	default:
 		sl.mu.Lock()

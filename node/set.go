@@ -199,8 +199,16 @@ func (s *Set) open(ctx context.Context) error {
 			msg = "the directories were about to join a cluster, and that was interrupted: give --join again"
 		}
 		var list []error
+		retired := 0
 		for _, st := range s.Status() {
 			list = append(list, st.Err)
+			if st.State == PathRetired || st.State == PathReplaced {
+				retired++
+			}
+		}
+		if retired == len(list) {
+			msg = "no drive here serves ever again: each was replaced, drained or given up, or its records were damaged. In a cluster take the directories out of the command, " +
+				"or empty them, and let them join as new drives, with --join"
 		}
 		return &errs.Error{Op: "node.OpenSet", Kind: errs.Drive, Msg: msg, Err: errors.Join(list...)}
 	}
@@ -360,7 +368,7 @@ func (s *Set) openDrive(ctx context.Context, sl *slot) (*disk.Drive, error) {
 		if s.isReplaced(num) {
 			sl.see(in.Identity)
 			return nil, &disk.StatusError{Path: sl.path, Status: disk.Replaced, Identity: in.Identity,
-				Detail: fmt.Sprintf("is drive %d, which was replaced and never serves again: empty it to use it as a new drive", num)}
+				Detail: fmt.Sprintf("is drive %d, which was replaced, drained or given up, and never serves again: empty it to use it as a new drive", num)}
 		}
 		// The number is reserved before the drive is touched, so that two slots never serve one drive.
 		if err := s.claim(sl, in.Identity); err != nil {
