@@ -49,7 +49,8 @@ const (
 	opRevertPlan   opCode = 45
 	opReleaseDrive opCode = 46
 
-	opGiveUp opCode = 50
+	opGiveUp  opCode = 50
+	opSetZone opCode = 51
 )
 
 // command is one change of the state. Times and ids travel in it, because applying it must give

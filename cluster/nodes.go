@@ -31,6 +31,8 @@ type Node struct {
 	Gossip  string // host:port
 	S3      string // host:port; "" if it serves none
 	Since   int64  // when it was first put, Unix nanoseconds
+	// ZoneSet: an operator said which zone it is (SetZone), and what the node says itself counts no more.
+	ZoneSet bool
 }
 
 // NewDrive is a drive that has no number yet.
@@ -114,7 +116,11 @@ func (s *State) applyNodes(next *State, c *command) (any, error) {
 		if len(s.nodes) > 0 && !known {
 			return refuse(errs.Exists, "the store is a cluster already, of other nodes")
 		}
-		if err := next.ownDrives(s.DrivesOf(disk.ID{}), c.node.ID, c.node.Zone); err != nil {
+		zone := c.node.Zone
+		if known && s.nodes[at].ZoneSet {
+			zone = s.nodes[at].Zone
+		}
+		if err := next.ownDrives(s.DrivesOf(disk.ID{}), c.node.ID, zone); err != nil {
 			return nil, err
 		}
 		return nil, next.putNode(at, known, c)
@@ -126,6 +132,15 @@ func (s *State) applyNodes(next *State, c *command) (any, error) {
 			return refuse(errs.Invalid, "a cluster has at most %d nodes", maxNodes)
 		}
 		return nil, next.putNode(at, known, c)
+	case opSetZone:
+		if !known {
+			return refuse(errs.NotFound, "there is no such node")
+		}
+		n := s.nodes[at]
+		n.Zone, n.ZoneSet = c.node.Zone, true
+		next.nodes = slices.Clone(s.nodes)
+		next.nodes[at] = n
+		return nil, next.ownDrives(s.DrivesOf(n.ID), n.ID, n.Zone)
 	case opRemoveNode:
 		if drives := s.DrivesOf(c.node.ID); len(drives) > 0 {
 			return refuse(errs.Precondition, "the node has %d drives in the layout", len(drives))
@@ -153,13 +168,16 @@ func (s *State) applyNodes(next *State, c *command) (any, error) {
 // putNode stores c.node at its place. A zone that changed becomes that of its drives.
 func (s *State) putNode(at int, known bool, c *command) error {
 	n := c.node
-	n.Since = c.time
+	n.Since, n.ZoneSet = c.time, false
 	s.nodes = slices.Clone(s.nodes)
 	if !known {
 		s.nodes = slices.Insert(s.nodes, at, n)
 		return nil
 	}
 	n.Since = s.nodes[at].Since
+	if s.nodes[at].ZoneSet {
+		n.Zone, n.ZoneSet = s.nodes[at].Zone, true
+	}
 	moved := n.Zone != s.nodes[at].Zone
 	s.nodes[at] = n
 	if !moved {
@@ -245,6 +263,17 @@ func (n *Node) check() error {
 	return nil
 }
 
+// SetZone says in which failure domain a node is, with all its drives. It holds whatever the node says of itself
+// from then on. The error is of kind NotFound if there is no such node.
+func (k *Control) SetZone(ctx context.Context, id disk.ID, zone string) error {
+	n := Node{ID: id, Zone: zone}
+	if err := n.check(); err != nil {
+		return err
+	}
+	_, _, err := k.repeat(ctx, &command{op: opSetZone, node: n})
+	return err
+}
+
 // RemoveNode forgets a node. While it has drives in the layout the error is of kind Precondition. One that
 // is not known is no error.
 func (k *Control) RemoveNode(ctx context.Context, id disk.ID) error {
@@ -295,7 +324,8 @@ func appendNode(b []byte, n *Node) []byte {
 	b = putString(b, 5, n.Address)
 	b = putString(b, 6, n.Gossip)
 	b = putString(b, 7, n.S3)
-	return putUint(b, 8, uint64(n.Since))
+	b = putUint(b, 8, uint64(n.Since))
+	return putBool(b, 9, n.ZoneSet)
 }
 
 func decodeNode(b []byte) (n Node, err error) {
@@ -319,6 +349,8 @@ func decodeNode(b []byte) (n Node, err error) {
 			n.S3 = string(f.bytes)
 		case 8:
 			n.Since = int64(f.u)
+		case 9:
+			n.ZoneSet = f.u != 0
 		default:
 			return false, nil
 		}

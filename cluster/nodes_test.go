@@ -100,6 +100,32 @@ func TestAStoreBecomesAClusterAndGrows(t *testing.T) {
 	}
 }
 
+// What an operator says of a zone holds over what the node says of itself at its next start.
+func TestTheZoneThatAnOperatorSetHolds(t *testing.T) {
+	s, _ := applyAll(emptyState(), &command{op: opInit, layout: testLayout(t, 4)}, &command{op: opBecomeCluster, node: testNode(1, "east"), time: 7})
+	set := &command{op: opSetZone, node: Node{ID: disk.ID{1}, Zone: "west"}}
+	if raw, err := decodeCommand(set.encode()); err != nil || raw.node.Zone != "west" {
+		t.Fatalf("the command does not come back: %+v, %v", raw, err)
+	}
+	if _, result := applyAll(s, &command{op: opSetZone, node: Node{ID: disk.ID{2}, Zone: "west"}}); !errs.Is(result.(error), errs.NotFound) {
+		t.Errorf("the zone of an unknown node: %v", result)
+	}
+	s, result := applyAll(s, set)
+	if result != nil {
+		t.Fatal(result)
+	}
+	for _, c := range []*command{set, {op: opPutNode, node: testNode(1, "east")}, {op: opBecomeCluster, node: testNode(1, "east")}} {
+		s, _ = applyAll(s, c)
+		n, _ := s.Node(disk.ID{1})
+		if d, _ := s.Layout().Drive(3); d.Zone != "west" || n.Zone != "west" || !n.ZoneSet || n.Name != "node-1" {
+			t.Errorf("after op %d: node %+v, drive %+v", c.op, n, d)
+		}
+	}
+	if back, err := decodeState(s.encode()); err != nil || !reflect.DeepEqual(back.nodes, s.nodes) {
+		t.Errorf("the state does not come back: %v", err)
+	}
+}
+
 func TestTrustIsChangedByOneAtATime(t *testing.T) {
 	s, _ := applyAll(emptyState(), &command{op: opInit, layout: testLayout(t, 3)})
 	s, result := applyAll(s, &command{op: opPutTrust, value: []byte("one")}, &command{op: opPutTrust, value: []byte("one")})

@@ -212,7 +212,7 @@ func (s *State) apply(index uint64, c *command) (*State, any) {
 			return &next, err
 		}
 		return &next, result
-	case opBecomeCluster, opPutNode, opRemoveNode, opAddDrives, opPutTrust:
+	case opBecomeCluster, opPutNode, opRemoveNode, opAddDrives, opPutTrust, opSetZone:
 		result, err := s.applyNodes(&next, c)
 		if err != nil {
 			same := *s // a refusal leaves nothing half done

@@ -8,10 +8,12 @@
 //	GET  /-/admin/v1/status                         version, profile, drives, repair backlog
 //	GET  /-/admin/v1/drives                         the drives, replacements under way, redundancy
 //	GET  /-/admin/v1/nodes                          the nodes of the cluster, with their drives
+//	POST /-/admin/v1/nodes/zone                     say in which failure domain a node is
 //	POST /-/admin/v1/nodes/remove                   forget a node that is gone for good
 //	GET  /-/admin/v1/layout                         who has how many places, the plan that is carried out, earlier ones
 //	POST /-/admin/v1/layout/plan, apply, revert     plan a layout; begin a plan; drop what of it was not begun
 //	POST /-/admin/v1/drives/add                     make an empty directory of the node a drive
+//	POST /-/admin/v1/drives/give-up                 give drives up that never come back
 //	POST /-/admin/v1/drives/replace                 put a new drive in the place of one
 //	POST /-/admin/v1/drives/quarantine, release     take a drive out of service, and back
 //	POST /-/admin/v1/drives/reopen                  take a drive that had a fault back into service
@@ -144,7 +146,7 @@ func New(c Config) *Handler {
 	if c.Planner != nil {
 		gets["layout"] = func(*http.Request) (any, error) { return h.Planner.Layout(), nil }
 		maps.Copy(changes, map[string]func(*http.Request, *auth.Request) (any, error){
-			"layout/plan": change(h.planLayout), "layout/apply": change(h.applyLayout), "layout/revert": change(h.revertLayout), "drives/add": change(h.addDrive), "nodes/remove": change(h.removeNode),
+			"layout/plan": change(h.planLayout), "layout/apply": change(h.applyLayout), "layout/revert": change(h.revertLayout), "drives/add": change(h.addDrive), "nodes/remove": change(h.removeNode), "drives/give-up": change(h.giveUp), "nodes/zone": change(h.setZone),
 		})
 	}
 	for path, do := range gets {
@@ -306,8 +308,8 @@ type DriveStatus struct {
 	By     string     `json:"quarantined_by,omitempty"` // operator, or drive: after a failed write or sync
 	Reason string     `json:"reason,omitempty"`
 	Since  *time.Time `json:"since,omitempty"` // when it stopped serving; left out if that was before the start
-	// Role is member, replaced (by a newcomer, under way), rebuilding (the newcomer), retired (in no
-	// layout any more) or none (no drive that is known).
+	// Role is member, replaced (by a newcomer, under way), rebuilding (the newcomer), given up (its places go to
+	// others), retired (in no layout any more) or none (no drive that is known).
 	Role        string `json:"role,omitempty"`
 	Total       uint64 `json:"total_bytes"`
 	Free        uint64 `json:"free_bytes"`

@@ -105,13 +105,17 @@ func (f *fake) handler() *Handler {
 	return f.handlerOf(l)
 }
 
-func (f *fake) handlerOf(l *placement.Layout) *Handler {
+func (f *fake) handlerOf(l *placement.Layout, change ...func(*Config)) *Handler {
 	s := infos(map[uint16]func() disk.DriveInfo{1: func() disk.DriveInfo { return disk.DriveInfo{State: disk.Online, Total: 100, Avail: 40} }})
 	m := NewMetrics(Sources{Drives: f, Samples: s, Stats: func() object.Stats { return object.Stats{CacheHits: 3} }, Backlog: f, Healer: fakeHealer{f}, Version: "v"})
 	m.Observe(context.Background(), &s3api.Record{Operation: "PutObject", Status: 503, Code: "SlowDown", Err: errs.E("x", errs.Unavailable, "")})
-	return New(Config{Version: "v", Profile: "2+2", Cluster: [16]byte{1, 2}, Started: time.Now(), Layout: func() *placement.Layout { return l },
+	c := Config{Version: "v", Profile: "2+2", Cluster: [16]byte{1, 2}, Started: time.Now(), Layout: func() *placement.Layout { return l },
 		Buckets: func() int { return 3 }, Operator: f, Healer: fakeHealer{f}, Tuner: f, Usager: f, Drives: f, Samples: s, Inspector: f, Backlog: f, Verifier: f,
-		Ready: func(context.Context) error { return f.ready }, Metrics: m.Handler()})
+		Ready: func(context.Context) error { return f.ready }, Metrics: m.Handler()}
+	for _, f := range change {
+		f(&c)
+	}
+	return New(c)
 }
 
 func ask(t *testing.T, h http.Handler, method, target string) (int, string) {

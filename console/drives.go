@@ -92,7 +92,14 @@ func (h *Handler) driveStatuses(ctx context.Context) []DriveStatus {
 		}
 	}
 	l, under := h.Layout(), h.Operator.Replacements()
+	var givenUp []uint16
+	if h.Planner != nil {
+		givenUp = h.Planner.GivenUp()
+	}
 	role := func(num uint16) string {
+		if slices.Contains(givenUp, num) {
+			return "given up"
+		}
 		for _, r := range under {
 			switch num {
 			case r.Old:

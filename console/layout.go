@@ -18,8 +18,17 @@ type Planner interface {
 	Apply(ctx context.Context, number uint64, q PlanRequest) (PlanReport, error)
 	// Revert drops what of a plan was not begun.
 	Revert(ctx context.Context, id uint64) error
+	// JudgeGiveUp says what giving up drives for good would mean, and fails as GiveUp would. Nothing is changed.
+	JudgeGiveUp(ctx context.Context, q GiveUpRequest) (*GiveUpAnswer, error)
+	// GiveUp retires drives that never come back, and gives their places to others as soon as no other plan is in the
+	// way. It may be asked again.
+	GiveUp(ctx context.Context, drives []uint16) (*GiveUpAnswer, error)
+	// GivenUp returns those of the layout that were.
+	GivenUp() []uint16
 	// RemoveNode forgets a node that does not run and has no drives in the layout. The node is named by its name or id.
 	RemoveNode(ctx context.Context, node string) error
+	// SetZone says in which failure domain a node is, whatever it is started with.
+	SetZone(ctx context.Context, node, zone string) error
 	// AddDrive makes an empty directory of this process a drive that has no places yet.
 	AddDrive(ctx context.Context, path string) (num uint16, err error)
 }
@@ -42,6 +51,7 @@ type LayoutDrive struct {
 	Zone     string `json:"zone,omitempty"`
 	Capacity uint64 `json:"capacity_bytes"` // 0: not known, counts as the mean of the others
 	Places   int    `json:"places"`         // in partitions
+	GivenUp  bool   `json:"given_up,omitempty"`
 }
 
 // OpenPlan is a plan that is carried out.
@@ -86,6 +96,12 @@ type RevertRequest struct {
 // NodeRequest is the body of POST nodes/remove.
 type NodeRequest struct {
 	Node string `json:"node"` // name or id
+}
+
+// ZoneRequest is the body of POST nodes/zone.
+type ZoneRequest struct {
+	Node string `json:"node"` // name or id
+	Zone string `json:"zone"` // "" is one like any other
 }
 
 // AddDriveRequest is the body of POST drives/add.
@@ -170,6 +186,17 @@ func (h *Handler) removeNode(r *http.Request, q *NodeRequest) (any, error) {
 		return nil, err
 	}
 	h.Logger.Warn("a node was removed by an operator", "node", q.Node)
+	return h.nodes(r)
+}
+
+func (h *Handler) setZone(r *http.Request, q *ZoneRequest) (any, error) {
+	if q.Node == "" {
+		return nil, errs.E("console.setZone", errs.Invalid, "node is needed, and zone")
+	}
+	if err := h.Planner.SetZone(r.Context(), q.Node, q.Zone); err != nil {
+		return nil, err
+	}
+	h.Logger.Warn("the zone of a node was changed by an operator", "node", q.Node, "zone", q.Zone)
 	return h.nodes(r)
 }
 

@@ -152,7 +152,7 @@ same), and 4 when following work was stopped before the work ended; the work goe
   ostraka admin heal status --watch`,
 	}
 	e.flags(c, p)
-	c.AddCommand(infoCommand(p, &e), statusCommand(p, &e), driveCommand(p, &e), nodeAdminCommand(p, &e), layoutCommand(p, &e), healCommand(p, &e), scrubCommand(p, &e), objectCommand(p, &e),
+	c.AddCommand(infoCommand(p, &e), statusCommand(p, &e), driveCommand(p, &e), nodeAdminCommand(p, &e), zoneCommand(p, &e), layoutCommand(p, &e), healCommand(p, &e), scrubCommand(p, &e), objectCommand(p, &e),
 		usageCommand(p, &e), recoverCommand(p, &e), keysCommand(p))
 	return c
 }

@@ -15,7 +15,7 @@ import (
 )
 
 func nodeAdminCommand(p process, e *endpoint) *cobra.Command {
-	return group("node", "Look at the nodes of the cluster, drain one, forget one", nodeListCommand(p, e), drainNodeCommand(p, e), removeNodeCommand(p, e))
+	return group("node", "Look at the nodes of the cluster, drain one, forget one", nodeListCommand(p, e), drainNodeCommand(p, e), removeNodeCommand(p, e), zoneCommand(p, e))
 }
 
 func nodeListCommand(p process, e *endpoint) *cobra.Command {
@@ -84,7 +84,11 @@ func printLayout(w io.Writer, l *console.LayoutReport) error {
 	t := table(w)
 	fmt.Fprintf(t, "layout %d, profile %s, %d partitions\n\nDRIVE\tNODE\tZONE\tSIZE\tPLACES\n", l.Number, l.Profile, l.Partitions)
 	for _, d := range l.Drives {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%d\n", d.Drive, d.Node, d.Zone, sizeOf(d.Capacity), d.Places)
+		places := fmt.Sprint(d.Places)
+		if d.GivenUp {
+			places += ", given up"
+		}
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\n", d.Drive, d.Node, d.Zone, sizeOf(d.Capacity), places)
 	}
 	if l.Expects > 0 {
 		fmt.Fprintf(t, "\nthe new cluster waits for %d nodes with drives, and is laid out then\n", l.Expects)
@@ -275,36 +279,76 @@ func drain(cmd *cobra.Command, p process, e *endpoint, q console.PlanRequest, su
 	return err
 }
 
+// deadFlags defines the flags that give drives up instead of emptying them.
+func deadFlags(c *cobra.Command, dead, accept *bool) {
+	c.Flags().BoolVar(dead, "dead", false, "give them up: they never come back, and what they held is rebuilt from the others")
+	c.Flags().BoolVar(accept, "accept-loss", false, "with --dead: even if something is lost by it, as it is listed")
+}
+
+// checkDead refuses one of the flags without the other.
+func checkDead(dead, accept bool) error {
+	if accept && !dead {
+		return errs.E("admin", errs.Invalid, "--accept-loss is of no use without --dead")
+	}
+	return nil
+}
+
+const longDead = `
+
+With --dead they need not be here any more: they are given up for good. Their numbers are retired, others get their
+places, and what they held is rebuilt from the other shards. If they ever come back they are refused. It is refused
+while they serve, and, unless --accept-loss, where something would be lost, or may be; that is listed.`
+
 func drainDriveCommand(p process, e *endpoint) *cobra.Command {
-	var sure bool
+	var sure, dead, accept bool
 	c := &cobra.Command{
-		Use:     "drain NUMBER...",
-		Short:   "Move everything off drives that still serve, and take them out of the layout",
-		Example: "  ostraka admin drive drain 7 8",
-		Args:    cobra.MinimumNArgs(1),
+		Use:   "drain NUMBER...",
+		Short: "Move everything off drives, and take them out of the layout",
+		Long: `Moves everything off drives that still serve, and takes them out of the layout. A drive that died is replaced as
+a rule: ostraka admin drive replace.` + longDead,
+		Example: `  ostraka admin drive drain 7 8
+  ostraka admin drive drain 9 --dead`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			nums, err := driveNumbersOf(args)
 			if err != nil {
 				return err
 			}
+			if err := checkDead(dead, accept); err != nil {
+				return err
+			}
+			if dead {
+				return abandon(cmd, p, e, console.GiveUpRequest{Drives: nums, AcceptLoss: accept}, sure)
+			}
 			return drain(cmd, p, e, console.PlanRequest{DrainDrives: nums}, sure)
 		},
 	}
+	deadFlags(c, &dead, &accept)
 	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
 	return c
 }
 
 func drainNodeCommand(p process, e *endpoint) *cobra.Command {
-	var sure bool
+	var sure, dead, accept bool
 	c := &cobra.Command{
-		Use:     "drain NODE",
-		Short:   "Move everything off the drives of a node, and take them out of the layout",
-		Example: "  ostraka admin node drain node5",
-		Args:    exactly(1, "the name or the id of the node has to be given, as `ostraka admin node list` shows them"),
+		Use:   "drain NODE",
+		Short: "Move everything off the drives of a node, and take them out of the layout",
+		Long: `Moves everything off the drives of a node, and takes them out of the layout. Once that is over the node can be
+stopped for good, and forgotten: ostraka admin node remove.` + longDead,
+		Example: `  ostraka admin node drain node5
+  ostraka admin node drain node5 --dead`,
+		Args: exactly(1, "the name or the id of the node has to be given, as `ostraka admin node list` shows them"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkDead(dead, accept); err != nil {
+				return err
+			}
+			if dead {
+				return abandon(cmd, p, e, console.GiveUpRequest{Nodes: args, AcceptLoss: accept}, sure)
+			}
 			return drain(cmd, p, e, console.PlanRequest{DrainNodes: args}, sure)
 		},
 	}
+	deadFlags(c, &dead, &accept)
 	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
 	return c
 }
@@ -317,6 +361,28 @@ func removeNodeCommand(p process, e *endpoint) *cobra.Command {
 		Args:  exactly(1, "the name or the id of the node has to be given, as `ostraka admin node list` shows them"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return show(cmd, p, e, request{method: http.MethodPost, path: "nodes/remove", body: console.NodeRequest{Node: args[0]}}, asJSON, printNodes)
+		},
+	}, &asJSON)
+}
+
+func zoneCommand(p process, e *endpoint) *cobra.Command {
+	var asJSON bool
+	return jsonFlag(&cobra.Command{
+		Use:   "zone NODE ZONE",
+		Short: "Say in which zone, the failure domain above the node, a node is",
+		Long: `Says in which zone, the failure domain above the node, a node and all its drives are. It holds from then on,
+whatever --zone the node is started with. Nothing moves by itself: ostraka admin layout plan shows what
+would, so that no zone has more shards of an object than may be lost.`,
+		Example: `  ostraka admin node zone node5 rack2`,
+		Args:    exactly(2, "the name or the id of the node has to be given, as `ostraka admin node list` shows them, and the zone"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return show(cmd, p, e, request{method: http.MethodPost, path: "nodes/zone", body: console.ZoneRequest{Node: args[0], Zone: args[1]}}, asJSON, func(w io.Writer, l *console.NodeList) error {
+				if err := printNodes(w, l); err != nil {
+					return err
+				}
+				_, err := fmt.Fprint(w, "\nthe places are as they were; ostraka admin layout plan shows what the zones ask for\n")
+				return err
+			})
 		},
 	}, &asJSON)
 }

@@ -322,6 +322,15 @@ func (c *control) fences() []metadata.Fence {
 	return out
 }
 
+// deletions are the fences of the deletions of buckets that are under way.
+func (c *control) deletions() []metadata.Fence {
+	var out []metadata.Fence
+	for _, f := range c.State().DeletionFences() {
+		out = append(out, metadata.Fence{Bucket: f.Bucket, Epoch: f.Epoch})
+	}
+	return out
+}
+
 // movers is the control plane as healing needs it.
 type movers struct{ *cluster.Control }
 
@@ -406,7 +415,7 @@ func (s *stack) closeRetired(log *slog.Logger) {
 	retired := func(num uint16) bool { return s.control.State().Retired(num) }
 	for _, d := range s.set.Open() {
 		if num := d.Num(); retired(num) {
-			log.Warn("a drive that was replaced is back; it is closed", "drive", num)
+			log.Warn("a drive that was replaced, drained or given up is back; it is closed", "drive", num)
 			s.control.DriveLost(num)
 		}
 	}

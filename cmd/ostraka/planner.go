@@ -49,6 +49,9 @@ func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Pl
 		}
 		leaving[num] = true
 	}
+	for _, num := range st.GivenUp() {
+		leaving[num] = true
+	}
 	for _, name := range q.DrainNodes {
 		n, err := nodeNamed(st, name)
 		if err != nil {
@@ -93,6 +96,18 @@ func (p planner) RemoveNode(ctx context.Context, name string) error {
 		return errs.E("server.RemoveNode", errs.Precondition, "the node is alive: stop it first")
 	}
 	return p.s.control.RemoveNode(ctx, n.ID)
+}
+
+// SetZone implements console.Planner.
+func (p planner) SetZone(ctx context.Context, name, zone string) error {
+	n, err := nodeNamed(p.s.control.State(), name)
+	if err != nil {
+		return err
+	}
+	if p.s.mesh == nil {
+		return errs.E("server.SetZone", errs.Unsupported, "this store is one process, and has no zones")
+	}
+	return persist(ctx, func() error { return p.s.control.SetZone(ctx, n.ID, zone) })
 }
 
 // average is what one member of one partition holds, in bytes, as far as drives answer.
@@ -206,7 +221,8 @@ func (p planner) Layout() console.LayoutReport {
 	}
 	for _, d := range l.Drives() {
 		n, _ := st.Node(d.Node)
-		r.Drives = append(r.Drives, console.LayoutDrive{Drive: d.Num, Node: n.Name, Zone: d.Zone, Capacity: d.Capacity, Places: places[d.Num]})
+		r.Drives = append(r.Drives, console.LayoutDrive{Drive: d.Num, Node: n.Name, Zone: d.Zone, Capacity: d.Capacity, Places: places[d.Num],
+			GivenUp: slices.Contains(st.GivenUp(), d.Num)})
 	}
 	if open, ok := st.Plan(); ok {
 		x := &console.OpenPlan{ID: open.ID, Layout: open.Layout, Begun: time.Unix(0, open.Begun).UTC(), Total: open.Total, Done: open.Done, Reverted: open.Reverted, Leaving: open.Leaving}

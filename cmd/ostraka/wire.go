@@ -210,6 +210,7 @@ func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Log
 	if s.mesh != nil {
 		hc.Moves = planMover{s.control.Control}
 	}
+		hc.Retired = func(num uint16) bool { return s.control.State().Retired(num) }
 	h := heal.New(hc)
 	ctx, s.stopHeal = context.WithCancel(context.WithoutCancel(ctx))
 	s.healer.Store(h)
