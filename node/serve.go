@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ostraka/ostraka/disk"
@@ -28,6 +29,44 @@ const (
 type ServeOptions struct {
 	Pool *bufpool.Pool    // for what is read; nil makes a pool of its own
 	Now  func() time.Time // nil: time.Now
+	Load *Load            // is told of the requests of other nodes; nil: nobody is
+}
+
+// foreground are the methods by which requests of clients reach a drive.
+var foreground = map[rpc.Method]bool{
+	mPrepare: true, mAccept: true, mRead: true, mVersions: true, mPin: true, mScan: true,
+	mCreateShard: true, mReadShard: true,
+}
+
+// Load counts what the drives of a node do for requests of clients that other nodes serve. Work in the background yields to
+// it. The zero value is ready.
+type Load struct {
+	running atomic.Int64
+	ended   atomic.Int64 // when the last one did, in nanoseconds of Unix time
+}
+
+// loadLasts is how long a message counts that is over: a request is several, and between two of them its node is not idle.
+const loadLasts = 100 * time.Millisecond
+
+// Now returns how many messages of requests are being executed, or 1 if there was one a moment ago.
+func (l *Load) Now(now time.Time) int {
+	n := int(l.running.Load())
+	if n == 0 && now.UnixNano()-l.ended.Load() < int64(loadLasts) {
+		return 1
+	}
+	return n
+}
+
+// begin counts a message, unless it is of work in the background, and returns what ends it.
+func (l *Load) begin(ctx context.Context, method rpc.Method, now func() time.Time) (end func()) {
+	if l == nil || !foreground[method] || rpc.MetaOf(ctx).Priority >= rpc.Background {
+		return func() {}
+	}
+	l.running.Add(1)
+	return func() {
+		l.ended.Store(now().UnixNano())
+		l.running.Add(-1)
+	}
 }
 
 // Serve registers the methods of the node protocol, which call the drives that find finds: those that are open here. It is
@@ -46,6 +85,7 @@ func Serve(mux *rpc.Mux, find func(num uint16) (Drive, bool), o ServeOptions) {
 			if err != nil {
 				return nil, err
 			}
+			defer o.Load.begin(ctx, method, o.Now)()
 			return f(ctx, d, m)
 		})
 	}
@@ -117,6 +157,7 @@ func (s *server) createShard(ctx context.Context, from rpc.Peer, open []byte, st
 	if err := m.Unmarshal(b); err != nil {
 		return err
 	}
+	defer s.o.Load.begin(ctx, mCreateShard, s.o.Now)()
 	h := handle{from.Node, m.Handle}
 	ow := &openWriter{}
 	if err := s.addWriter(h, ow); err != nil {
@@ -268,6 +309,7 @@ func (s *server) readShard(ctx context.Context, from rpc.Peer, b []byte) ([]byte
 	if m.Length > maxRead {
 		return nil, nil, errs.E(op, errs.Invalid, "too much is read at once")
 	}
+	defer s.o.Load.begin(ctx, mReadShard, s.o.Now)()
 	s.mu.Lock()
 	os := s.sources[handle{from.Node, m.Handle}]
 	if os != nil {

@@ -23,7 +23,6 @@ import (
 	"github.com/ostraka/ostraka/internal/config"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/internal/rootkeys"
-	"github.com/ostraka/ostraka/internal/rpc"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/placement"
 )
@@ -61,7 +60,7 @@ func (s *stack) openCluster(ctx context.Context, cfg *config.Server, ln net.List
 	if self.IsZero() {
 		self = disk.NewID()
 	}
-	m := newMesh(cfg, ln, self, log.With("node", self.String()[:8]))
+	m := newMesh(cfg, ln, self, func() int { return int(s.inFlight.Load()) }, log.With("node", self.String()[:8]))
 	s.mesh = m
 	s.onClose(m.close)
 	s.fleet = node.NewFleet(node.FleetConfig{Self: self, Local: s.set, Client: m.client})
@@ -349,7 +348,7 @@ func (s *stack) tags() gossip.Tags {
 	m := s.mesh
 	n := s.self(m.cfg)
 	t := gossip.Tags{Cluster: s.set.Cluster(), Node: n.ID, Name: n.Name, Zone: n.Zone, Gateway: n.Roles&cluster.RoleGateway != 0, Storage: n.Roles&cluster.RoleStorage != 0,
-		Address: n.Address, S3: n.S3, Drives: []uint16{}, Protocol: gossip.Versions{Oldest: rpc.OldestVersion, Newest: rpc.NewestVersion},
+		Address: n.Address, S3: n.S3, Drives: []uint16{}, Protocol: m.protocol(),
 		Format: gossip.Versions{Oldest: 1, Newest: disk.FormatVersion}}
 	for _, d := range s.set.Open() {
 		if _, ok := s.set.Local(d.Num()); ok {
@@ -373,14 +372,13 @@ func gossipOf(st *cluster.State) (list []string) {
 	return list
 }
 
-// locate tells the fleet where the drives are. Only what a node says of its own drives makes one known to be gone,
-// or that it is retired.
+// locate tells the fleet where the drives are. Only what a node says of its own drives makes one known to be gone.
 func (s *stack) locate() {
 	st, view := s.control.State(), s.mesh.group.Load().View()
 	where := map[uint16]node.NodeOfDrive{}
 	for _, d := range st.Layout().Drives() {
 		is, ok := view.Member(d.Node)
-		gone := st.Retired(d.Num) || ok && is.State == gossip.Alive && is.Tags.Drives != nil && !slices.Contains(is.Tags.Drives, d.Num)
+		gone := ok && is.State == gossip.Alive && is.Tags.Drives != nil && !slices.Contains(is.Tags.Drives, d.Num)
 		where[d.Num] = node.NodeOfDrive{Node: d.Node, Gone: gone}
 	}
 	s.fleet.SetNodes(where)
@@ -496,18 +494,11 @@ func (s *stack) tend(ctx context.Context, cfg *config.Server, log *slog.Logger) 
 	defer tick.Stop()
 	tendAt := time.Now()
 	rejoinAt := time.Now().Add(rejoinEvery)
-	known, told := false, false
+	known := false
 	for {
 		if !known {
 			want := s.self(cfg)
 			if is, ok := s.control.State().Node(m.self); ok {
-				if is.ZoneSet {
-					if want.Zone != is.Zone && !told {
-						told = true
-						log.Warn("an operator has set the zone of this node, and that holds: --zone is of no account", "zone", is.Zone, "given", want.Zone)
-					}
-					want.Zone, want.ZoneSet = is.Zone, true
-				}
 				want.Since = is.Since
 				known = is == want
 			}

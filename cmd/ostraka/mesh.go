@@ -68,6 +68,9 @@ type mesh struct {
 
 	drives atomic.Pointer[func(context.Context) []console.DriveStatus] // of this node
 
+	requests func() int // of clients, in flight in this process
+	load     node.Load  // by those of other processes
+
 	ctx     context.Context // of what serves and watches; ends with close
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -75,9 +78,10 @@ type mesh struct {
 
 var _ cluster.Network = (*mesh)(nil)
 
-// newMesh makes a mesh of one node, which knows nobody yet. It takes the listener over.
-func newMesh(cfg *config.Server, ln net.Listener, self disk.ID, log *slog.Logger) *mesh {
-	m := &mesh{cfg: cfg, log: log, ln: ln, self: self, mux: rpc.NewMux()}
+// newMesh makes a mesh of one node, which knows nobody yet. It takes the listener over. requests counts those of clients that
+// this process serves.
+func newMesh(cfg *config.Server, ln net.Listener, self disk.ID, requests func() int, log *slog.Logger) *mesh {
+	m := &mesh{cfg: cfg, log: log, ln: ln, self: self, requests: requests, mux: rpc.NewMux()}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	for method := firstControl; method <= lastControl; method++ {
 		m.mux.Handle(method, func(ctx context.Context, from rpc.Peer, payload []byte) ([]byte, error) {
@@ -128,6 +132,26 @@ func (m *mesh) close(ctx context.Context) error {
 	m.ln.Close() // Serve may have closed it
 	m.running.Wait()
 	return err
+}
+
+// busy returns how many requests this node has to do with.
+func (m *mesh) busy() int { return m.requests() + m.load.Now(time.Now()) }
+
+// busiest is busy, of this node or of those whose drives it works with, whoever has the most to do.
+func (m *mesh) busiest() int {
+	n := m.busy()
+	if p := m.peers.Load(); p != nil {
+		n = max(n, p.Load())
+	}
+	return n
+}
+
+// protocol are the versions that this process speaks with other nodes.
+func (m *mesh) protocol() gossip.Versions {
+	if v := m.cfg.TestProtocol; v.Newest != 0 {
+		return gossip.Versions{Oldest: v.Oldest, Newest: v.Newest}
+	}
+	return gossip.Versions{Oldest: rpc.OldestVersion, Newest: rpc.NewestVersion}
 }
 
 // Self implements cluster.Network.
@@ -297,9 +321,9 @@ func (m *mesh) begin(state *trust.State, cert *tls.Certificate, seeds []string, 
 	if err != nil {
 		return err
 	}
-	id := rpc.Identity{Cluster: m.cluster, Node: m.self}
-	node.Serve(m.mux, drives, node.ServeOptions{})
-	m.server = rpc.NewServer(rpc.ServerConfig{Mux: m.mux, Self: id, Logger: m.log})
+	id := rpc.Identity{Cluster: m.cluster, Node: m.self, Oldest: m.cfg.TestProtocol.Oldest, Newest: m.cfg.TestProtocol.Newest}
+	node.Serve(m.mux, drives, node.ServeOptions{Load: &m.load})
+	m.server = rpc.NewServer(rpc.ServerConfig{Mux: m.mux, Self: id, Load: m.busy, Logger: m.log})
 	m.peers.Store(rpc.NewPeers(func(ctx context.Context, to [16]byte) (net.Conn, error) { return m.dial(ctx, to, rpcProtocol) },
 		rpc.ClientConfig{Self: id, Logger: m.log}))
 	m.manager.Store(manager)

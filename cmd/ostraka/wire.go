@@ -24,6 +24,7 @@ import (
 	"github.com/ostraka/ostraka/internal/config"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/internal/rootkeys"
+	"github.com/ostraka/ostraka/internal/rpc"
 	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
@@ -197,7 +198,7 @@ func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Log
 	}
 	hc := heal.Config{
 		Meta: s.meta, Layout: s.layout, Buckets: s.store, Drives: s.healDrives(), Logger: log,
-		Replacements: s.operator.forHealing, Control: movers{s.control.Control}, Fences: s.control.fences, Load: func() int { return int(s.inFlight.Load()) },
+		Replacements: s.operator.forHealing, Control: movers{s.control.Control}, Fences: s.control.fences, Load: s.load,
 		Settings: settingsOf(s.control.State()),
 		Local: func() []node.Drive {
 			var open []node.Drive
@@ -210,9 +211,9 @@ func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Log
 	if s.mesh != nil {
 		hc.Moves = planMover{s.control.Control}
 	}
-		hc.Retired = func(num uint16) bool { return s.control.State().Retired(num) }
 	h := heal.New(hc)
-	ctx, s.stopHeal = context.WithCancel(context.WithoutCancel(ctx))
+	// Nodes tell what it asks of them from what requests ask.
+	ctx, s.stopHeal = context.WithCancel(rpc.WithMeta(context.WithoutCancel(ctx), rpc.Meta{Priority: rpc.Background}))
 	s.healer.Store(h)
 	if cfg.Role != config.GatewayRole { // what is to be repaired lies on the drives, and so do those who repair it
 		s.healing.Go(func() { h.Run(ctx) })
@@ -228,6 +229,14 @@ func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Log
 		}
 		return nil
 	})
+}
+
+// load is how many requests there are, here or at the nodes whose drives are worked with: repairs yield to them.
+func (s *stack) load() int {
+	if s.mesh != nil {
+		return s.mesh.busiest()
+	}
+	return int(s.inFlight.Load())
 }
 
 func (s *stack) openStore(cfg *config.Server, log *slog.Logger) {

@@ -13,7 +13,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,9 +68,28 @@ type Server struct {
 	RootAccessKey string `koanf:"root-access-key"`
 	RootSecretKey Secret `koanf:"root-secret-key"`
 
-	// TestMinPartSize and TestChunkSize exist for the tests of the project; 0 is the real value.
-	TestMinPartSize Size `koanf:"unsafe-test-min-part-size"`
-	TestChunkSize   Size `koanf:"unsafe-test-chunk-size"`
+	// The following exist for the tests of the project; zero is the real value.
+	TestMinPartSize Size     `koanf:"unsafe-test-min-part-size"`
+	TestChunkSize   Size     `koanf:"unsafe-test-chunk-size"`
+	TestProtocol    Versions `koanf:"unsafe-test-protocol"` // that are spoken between nodes
+}
+
+// unsafeTest are the settings that only tests may use.
+var unsafeTest = []string{"unsafe-test-min-part-size", "unsafe-test-chunk-size", "unsafe-test-protocol"}
+
+// Versions is a range of versions, such as 1-2. Zero: none is given.
+type Versions struct{ Oldest, Newest uint32 }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (v *Versions) UnmarshalText(text []byte) error {
+	oldest, newest, ok := strings.Cut(string(text), "-")
+	a, err := strconv.ParseUint(oldest, 10, 31)
+	b, err2 := strconv.ParseUint(newest, 10, 31)
+	if !ok || err != nil || err2 != nil || a == 0 || a > b {
+		return errs.E("config.Versions", errs.Invalid, fmt.Sprintf("%q is no range of versions, such as 1-2", text))
+	}
+	v.Oldest, v.Newest = uint32(a), uint32(b)
+	return nil
 }
 
 // Secret is a string that never prints itself.
@@ -145,9 +166,8 @@ func AddFlags(fs *pflag.FlagSet, role Role) {
 	}
 	addClusterFlags(fs, role)
 	fs.String("config", "", "YAML `FILE` with settings of the same names")
-	fs.String("unsafe-test-min-part-size", "", "for the project's own tests only")
-	fs.String("unsafe-test-chunk-size", "", "for the project's own tests only")
-	for _, hidden := range []string{"unsafe-test-min-part-size", "unsafe-test-chunk-size"} {
+	for _, hidden := range unsafeTest {
+		fs.String(hidden, "", "for the project's own tests only")
 		// The flag was defined a line above, so that this cannot fail.
 		if err := fs.MarkHidden(hidden); err != nil {
 			panic(err)
@@ -292,7 +312,7 @@ func settings(role Role) []string {
 }
 
 func isSetting(role Role, name string) bool {
-	if name == "unsafe-test-min-part-size" || name == "unsafe-test-chunk-size" {
+	if slices.Contains(unsafeTest, name) {
 		return true
 	}
 	for _, s := range settings(role) {
@@ -352,7 +372,7 @@ func (s *Server) check(testing bool) error {
 	if s.MemoryLimit != 0 && s.MemoryLimit < 64<<20 {
 		return bad("memory-limit %v is below 64MiB, with which nothing runs well", s.MemoryLimit)
 	}
-	if !testing && (s.TestMinPartSize != 0 || s.TestChunkSize != 0) {
+	if !testing && (s.TestMinPartSize != 0 || s.TestChunkSize != 0 || s.TestProtocol != Versions{}) {
 		return bad("the unsafe-test settings exist for the project's own tests and are refused: they break S3 clients and the layout of data")
 	}
 	if err := s.checkCluster(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ostraka/ostraka/internal/bufpool"
@@ -43,6 +44,9 @@ const (
 	// downPatience is how long a call waits for a connection to a peer that did not answer the last time.
 	downPatience = 250 * time.Millisecond
 
+	// loadFor is how long it is believed what a peer said of its load.
+	loadFor = time.Second
+
 	// maxPosting bounds the Posts that wait for a connection, and postTimeout how long.
 	maxPosting  = 1024
 	postTimeout = 10 * time.Second
@@ -56,6 +60,10 @@ type Client struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup // dialing, and connections
+
+	load   atomic.Int64 // what the peer said of it last
+	loadAt atomic.Int64 // and when: nanoseconds since began
+	began  time.Time
 
 	// mu guards the fields below.
 	mu       sync.Mutex
@@ -90,9 +98,27 @@ func NewClient(c ClientConfig) *Client {
 		c.DialTimeout = 5 * time.Second
 	}
 	c.Timing = c.Timing.withDefaults()
-	cl := &Client{c: c, log: c.Logger}
+	cl := &Client{c: c, log: c.Logger, began: time.Now()}
 	cl.ctx, cl.cancel = context.WithCancel(context.Background())
 	return cl
+}
+
+// Load returns how many requests the peer had to do with when it answered last, 0 if that was more than loadFor ago, or if it
+// speaks version 1, which does not say.
+func (cl *Client) Load() int {
+	n := cl.load.Load()
+	if n == 0 || time.Since(cl.began)-time.Duration(cl.loadAt.Load()) > loadFor {
+		return 0
+	}
+	return int(n)
+}
+
+// told notes what the peer says of its load.
+func (cl *Client) told(load int) {
+	if load > 0 {
+		cl.loadAt.Store(int64(time.Since(cl.began)))
+	}
+	cl.load.Store(int64(load))
 }
 
 // Close cuts the connections, and returns when nothing of the client runs any more. Calls under way fail.
@@ -347,7 +373,7 @@ func (cl *Client) open(bulk bool) (*clientConn, error) {
 		_ = nc.Close()
 		return nil, err
 	}
-	c := &clientConn{bulk: bulk, calls: map[uint32]*call{}, lastUsed: time.Now()}
+	c := &clientConn{cl: cl, bulk: bulk, calls: map[uint32]*call{}, lastUsed: time.Now()}
 	c.conn = newConn(nc, peer, c, cl.c.Pool, cl.c.Timing)
 	return c, nil
 }
@@ -355,6 +381,7 @@ func (cl *Client) open(bulk bool) (*clientConn, error) {
 // clientConn is a connection of a client.
 type clientConn struct {
 	*conn
+	cl   *Client
 	bulk bool
 
 	// The following are guarded by conn.mu.
@@ -514,10 +541,11 @@ func (c *clientConn) frame(_ *conn, f frame) error {
 		if err != nil {
 			return err
 		}
-		remote, err := ParseError(head)
+		remote, load, err := parseReply(head)
 		if err != nil {
 			return err
 		}
+		c.cl.told(load)
 		if err := c.discard(f.size - f.head); err != nil {
 			return err
 		}
@@ -545,10 +573,11 @@ func (c *clientConn) reply(f frame) error {
 	if err != nil {
 		return err
 	}
-	remote, err := ParseError(head)
+	remote, load, err := parseReply(head)
 	if err != nil {
 		return err
 	}
+	c.cl.told(load)
 	c.mu.Lock()
 	ca := c.calls[f.id]
 	delete(c.calls, f.id)

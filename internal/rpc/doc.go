@@ -38,8 +38,16 @@
 //	9 ping, 10 pong ↔ is somebody there                              11 goaway ← u32: nothing above this id is executed
 //
 // Head of call and open: 1 method, 2 timeout in µs (what is left of it; clocks need not agree), 3 trace (16 bytes),
-// 4 priority, 5 account. Head of reply and end: 1 kind of the error + 1, 2 operation, 3 public text. A field below
+// 4 priority, 5 account. Head of reply and end: 1 kind of the error + 1, 2 operation, 3 public text; 1000 load, from version 2 on. A field below
 // 1000 that is not known refuses the call (errs.Unsupported); from 1000 on it is skipped.
+//
+// # Versions
+//
+//	1  all but what follows
+//	2  replies and ends of streams say how many requests the node has to do with (load), so that work in the background of
+//	   other nodes can yield to them
+//
+// testdata has frames of each version; they never change.
 //
 // # Errors
 //

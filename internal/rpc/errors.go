@@ -29,6 +29,9 @@ func unavailable(op, msg string, cause error) error {
 // ended is the error of a caller whose ctx is over.
 func ended(op string, ctx context.Context) error { return errs.Wrap(op, ctx.Err()) }
 
+// maxLoad bounds what a node may say of its load.
+const maxLoad = 1 << 20
+
 // maxErrorText bounds operation and text of an error on the wire, in bytes.
 const maxErrorText = 1024
 
@@ -63,10 +66,30 @@ func clip(s string) string { return s[:min(len(s), maxErrorText)] }
 // ParseError is the inverse of AppendError: remote is the error that crossed, nil if there was none. A kind that
 // this version does not know is errs.Internal. bad says that b is no error at all.
 func ParseError(b []byte) (remote, bad error) {
+	remote, _, bad = parseReply(b)
+	return remote, bad
+}
+
+// replyLoad is the field of a reply that says how many requests the node has to do with. Optional: version 1 has none.
+const replyLoad = OptionalField
+
+// appendReply appends the head of a reply, or of the end of a stream. load: 0 is left out.
+func appendReply(b []byte, err error, load int) []byte {
+	b = AppendError(b, err)
+	if load > 0 {
+		b = protowire.AppendVarint(protowire.AppendTag(b, replyLoad, protowire.VarintType), uint64(load))
+	}
+	return b
+}
+
+// parseReply is the inverse of appendReply.
+func parseReply(b []byte) (remote error, load int, bad error) {
 	var e errs.Error
 	failed := false
 	err := ParseFields(b, func(num protowire.Number, u uint64, v []byte) bool {
 		switch num {
+		case replyLoad:
+			load = int(min(u, maxLoad))
 		case errKind:
 			failed = u > 0
 			if u > 0 && u-1 <= uint64(lastKind) {
@@ -82,9 +105,9 @@ func ParseError(b []byte) (remote, bad error) {
 		return true
 	})
 	if err != nil || !failed {
-		return nil, err
+		return nil, load, err
 	}
-	return &e, nil
+	return &e, load, nil
 }
 
 // lastKind is the highest kind of this version.

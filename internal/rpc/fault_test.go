@@ -337,7 +337,7 @@ func TestGreetingsThatAreRefused(t *testing.T) {
 		says         string
 	}{
 		{"another cluster", Identity{Cluster: [16]byte{2}, Node: nodeA.Node}, nodeB.Node, nodeA.Node, "another cluster"},
-		{"a version that is too new", Identity{Cluster: cluster, Node: nodeA.Node, Oldest: 8, Newest: 9}, nodeB.Node, nodeA.Node, "here 1 to 1, there 8 to 9"},
+		{"a version that is too new", Identity{Cluster: cluster, Node: nodeA.Node, Oldest: 8, Newest: 9}, nodeB.Node, nodeA.Node, "here 1 to 2, there 8 to 9"},
 		{"another node than was expected", nodeA, [16]byte{0xc}, nodeA.Node, "another node"},
 		{"another node than the certificate says", nodeA, nodeB.Node, [16]byte{0xc}, "another node"},
 	} {

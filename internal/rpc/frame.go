@@ -109,10 +109,13 @@ func ParseFields(b []byte, known func(num protowire.Number, u uint64, v []byte) 
 	return nil
 }
 
+// Background is the Priority of work that no request waits for.
+const Background uint8 = 1
+
 // Meta is what travels with a call besides its payload. It is carried on by a ctx.
 type Meta struct {
 	Trace    [16]byte // zero: none
-	Priority uint8    // 0: normal
+	Priority uint8    // 0: a request waits for it; Background
 	Account  string   // on whose behalf; at most 256 bytes
 }
 

@@ -18,7 +18,7 @@ func FuzzDecoders(f *testing.F) {
 	f.Add(h.appendTo(nil)[11:])
 	r := request{method: 7, timeout: time.Second, meta: Meta{Trace: [16]byte{1}, Priority: 2, Account: "a"}}
 	f.Add(r.appendTo(nil))
-	f.Add(AppendError(nil, errs.E("x.Y", errs.Stale, "old")))
+	f.Add(appendReply(nil, errs.E("x.Y", errs.Stale, "old"), 3))
 	f.Add(appendFrame(nil, frameData, 3, 0, 5))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if r, err := parseRequest(b); err == nil {
@@ -34,10 +34,10 @@ func FuzzDecoders(f *testing.F) {
 			}
 			_, _ = agree(nodeB, &h, nodeA.Node)
 		}
-		if e, err := ParseError(b); err == nil && e != nil {
-			again, err := ParseError(AppendError(nil, e))
-			if err != nil || errs.KindOf(again) != errs.KindOf(e) || errs.Public(again) != errs.Public(e) {
-				t.Errorf("error %v came back as %v, %v", e, again, err)
+		if e, load, err := parseReply(b); err == nil {
+			again, same, err := parseReply(appendReply(nil, e, load))
+			if err != nil || same != load || (again == nil) != (e == nil) || e != nil && (errs.KindOf(again) != errs.KindOf(e) || errs.Public(again) != errs.Public(e)) {
+				t.Errorf("error %v, load %d came back as %v, %d, %v", e, load, again, same, err)
 			}
 		}
 		if len(b) >= frameHead {

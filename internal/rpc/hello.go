@@ -14,10 +14,13 @@ import (
 	"github.com/ostraka/ostraka/internal/errs"
 )
 
-// The protocol versions that this build speaks: n and n−1, once there are two.
+// The protocol versions that this build speaks: n and n−1. The package comment says what each has.
 const (
 	OldestVersion uint32 = 1
-	NewestVersion uint32 = 1
+	NewestVersion uint32 = 2
+
+	// loadVersion is the first in which a node says how much it has to do.
+	loadVersion uint32 = 2
 )
 
 // Identity is who one end of a connection is. Zero versions stand for those of this build.

@@ -42,6 +42,16 @@ func (p *Peers) Client(node [16]byte) *Client {
 	return cl
 }
 
+// Load returns the most that any of the nodes said of its load, within a moment; see [Client.Load].
+func (p *Peers) Load() (most int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, cl := range p.clients {
+		most = max(most, cl.Load())
+	}
+	return most
+}
+
 // Forget closes the client of a node that left the cluster. One that is asked for again is a new one.
 func (p *Peers) Forget(node [16]byte) {
 	p.mu.Lock()

@@ -83,6 +83,9 @@ type ServerConfig struct {
 	Pool   *bufpool.Pool // for messages of streams; nil makes a pool of its own
 	Logger *slog.Logger
 	Timing Timing
+	// Load returns how many requests the node has to do with; peers are told with each reply. nil: nothing is said. It must not
+	// block.
+	Load func() int
 	// Bounds of what one peer may have here at a time; what is beyond gets errs.Busy. Zero: the default.
 	MaxConns   int   // connections, default 64
 	MaxCalls   int   // calls being served, default 4096
@@ -366,7 +369,7 @@ func (sc *serverConn) refuse(f frame, err error) {
 	if f.typ == frameOpen {
 		t = frameEnd
 	}
-	head := AppendError(nil, err)
+	head := sc.replyHead(err)
 	sc.mu.Lock()
 	if sc.err == nil {
 		sc.queue = append(appendFrame(sc.queue, t, f.id, len(head), 0), head...)
@@ -444,7 +447,7 @@ func (sc *serverConn) answer(t frameType, id uint32, payload []byte, release fun
 	if err != nil {
 		payload = nil
 	}
-	head := AppendError(nil, err)
+	head := sc.replyHead(err)
 	if len(payload) <= copyLimit {
 		_, _ = sc.put(sc.ctx, func(b []byte) ([]byte, error) {
 			return append(append(appendFrame(b, t, id, len(head), len(payload)), head...), payload...), nil
@@ -456,6 +459,15 @@ func (sc *serverConn) answer(t frameType, id uint32, payload []byte, release fun
 	if sc.give(l) != nil {
 		release()
 	}
+}
+
+// replyHead makes the head of a reply or of the end of a stream.
+func (sc *serverConn) replyHead(err error) []byte {
+	load := 0
+	if sc.peer.Version >= loadVersion && sc.s.c.Load != nil {
+		load = sc.s.c.Load()
+	}
+	return appendReply(nil, err, load)
 }
 
 // payloads keeps the memory of small requests.
