@@ -372,13 +372,14 @@ func gossipOf(st *cluster.State) (list []string) {
 	return list
 }
 
-// locate tells the fleet where the drives are. Only what a node says of its own drives makes one known to be gone.
+// locate tells the fleet where the drives are. Only what a node says of its own drives makes one known to be gone,
+// or that it is retired.
 func (s *stack) locate() {
 	st, view := s.control.State(), s.mesh.group.Load().View()
 	where := map[uint16]node.NodeOfDrive{}
 	for _, d := range st.Layout().Drives() {
 		is, ok := view.Member(d.Node)
-		gone := ok && is.State == gossip.Alive && is.Tags.Drives != nil && !slices.Contains(is.Tags.Drives, d.Num)
+		gone := st.Retired(d.Num) || ok && is.State == gossip.Alive && is.Tags.Drives != nil && !slices.Contains(is.Tags.Drives, d.Num)
 		where[d.Num] = node.NodeOfDrive{Node: d.Node, Gone: gone}
 	}
 	s.fleet.SetNodes(where)
@@ -494,11 +495,18 @@ func (s *stack) tend(ctx context.Context, cfg *config.Server, log *slog.Logger) 
 	defer tick.Stop()
 	tendAt := time.Now()
 	rejoinAt := time.Now().Add(rejoinEvery)
-	known := false
+	known, told := false, false
 	for {
 		if !known {
 			want := s.self(cfg)
 			if is, ok := s.control.State().Node(m.self); ok {
+				if is.ZoneSet {
+					if want.Zone != is.Zone && !told {
+						told = true
+						log.Warn("an operator has set the zone of this node, and that holds: --zone is of no account", "zone", is.Zone, "given", want.Zone)
+					}
+					want.Zone, want.ZoneSet = is.Zone, true
+				}
 				want.Since = is.Since
 				known = is == want
 			}

@@ -211,6 +211,7 @@ func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Log
 	if s.mesh != nil {
 		hc.Moves = planMover{s.control.Control}
 	}
+		hc.Retired = func(num uint16) bool { return s.control.State().Retired(num) }
 	h := heal.New(hc)
 	// Nodes tell what it asks of them from what requests ask.
 	ctx, s.stopHeal = context.WithCancel(rpc.WithMeta(context.WithoutCancel(ctx), rpc.Meta{Priority: rpc.Background}))
