@@ -408,7 +408,8 @@ func (s *Store) clearUpload(ctx context.Context, op string, p *place, id metadat
 	}
 	failed := make([]error, len(numbers))
 	each(len(numbers), drivesAtOnce, func(i int) {
-		_, failed[i] = s.update(ctx, op, p, p.part(id, numbers[i]), metadata.Operation{}, dropRegister)
+		own := *p // an update follows its partition into the next epoch
+		_, failed[i] = s.update(ctx, op, &own, p.part(id, numbers[i]), metadata.Operation{}, dropRegister)
 	})
 	for _, err := range failed {
 		if err != nil {
