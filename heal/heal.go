@@ -75,6 +75,8 @@ type Config struct {
 	// reopened or are being deleted.
 	Mover  Mover
 	Fences func() []metadata.Fence
+	// Deletions are the fences of the deletions of buckets that are under way: members do not change before them; nil: none ever.
+	Deletions func() []metadata.Fence
 	// Moves are the plans of moves; nil: none ever.
 	Moves MoveControl
 	// Load returns how many requests are in flight: background work yields to them. nil: none ever.
@@ -172,6 +174,7 @@ type Healer struct {
 	aside    map[uint16]int     // shards that no record seems to name, left alone because drives did not answer, by drive
 	emptied  bool               // the lists were read on all drives, and nothing was on them
 	room     room
+	yielded  map[metadata.Fence]time.Duration // to deletions of buckets, by changes of members
 
 	limits    limits
 	gathering time.Duration // how long it took to read the lists; of the goroutine that makes passes

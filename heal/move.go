@@ -438,6 +438,7 @@ func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, ba
 		spreads[x.Partition] = f
 		s.Groups, s.Next = append(s.Groups, l.Group(x.Partition)), append(s.Next, placement.RecordQuorum(l.Profile(), f))
 	}
+	h.letDeletionsThrough(ctx)
 	if h.c.Fences != nil {
 		s.Fences = h.c.Fences()
 	}

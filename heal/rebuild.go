@@ -311,6 +311,7 @@ func (h *Healer) swap(ctx context.Context, b *rebuild, l *placement.Layout, part
 	for _, p := range partitions {
 		m.Groups = append(m.Groups, l.Group(p))
 	}
+	h.letDeletionsThrough(ctx)
 	if h.c.Fences != nil {
 		m.Fences = h.c.Fences()
 	}

@@ -341,6 +341,16 @@ func (s *server) fences() (out []metadata.Fence) {
 	return out
 }
 
+// deletions are the fences of the deletions of buckets that are under way.
+func (s *server) deletions() (out []metadata.Fence) {
+	for _, b := range s.control.Buckets() {
+		if b.Deleting {
+			out = append(out, metadata.Fence{Bucket: b.ID, Epoch: b.Epoch})
+		}
+	}
+	return out
+}
+
 // replacements is what the table knows of drives that are replaced, as cluster.State does.
 type replacements struct {
 	list    []cluster.Replacement

@@ -135,7 +135,7 @@ func (s *server) assemble(all drives, h heal.Config) {
 	s.store = object.New(object.Config{Control: s.control, Drives: all, Meta: s.meta, Logger: log, Now: s.now,
 		InlineLimit: inlineLimit, ChunkSize: chunkSize, MinPartSize: 1, CacheBytes: s.w.cache})
 	h.Meta, h.Layout, h.Buckets, h.Logger, h.Now = s.meta, s.control.Layout, s.store, log, s.now
-	h.Control, h.Fences, h.Every = s.control, s.fences, time.Minute
+	h.Control, h.Fences, h.Deletions, h.Every = s.control, s.fences, s.deletions, time.Minute
 	local := gateway{s.links, s.set}
 	h.Local = func() (open []node.Drive) {
 		for _, d := range s.set.Open() {

@@ -198,7 +198,7 @@ func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Log
 	}
 	hc := heal.Config{
 		Meta: s.meta, Layout: s.layout, Buckets: s.store, Drives: s.healDrives(), Logger: log,
-		Replacements: s.operator.forHealing, Control: movers{s.control.Control}, Fences: s.control.fences, Load: s.load,
+		Replacements: s.operator.forHealing, Control: movers{s.control.Control}, Fences: s.control.fences, Deletions: s.control.deletions, Load: s.load,
 		Settings: settingsOf(s.control.State()),
 		Local: func() []node.Drive {
 			var open []node.Drive
