@@ -63,10 +63,12 @@ type Config struct {
 	Drives  Drives
 	// Local are the drives of this process that are open: their lists are drained. Those that have the
 	// method Info of disk.Drive are asked whether they are full.
-	Local  func() []node.Drive
-	Coders *erasure.Coders
-	Logger *slog.Logger
-	Now    func() time.Time
+	Local func() []node.Drive
+	// Recoder writes data again whose profile is not that of their storage class any more; nil: nothing is.
+	Recoder Recoder
+	Coders  *erasure.Coders
+	Logger  *slog.Logger
+	Now     func() time.Time
 	// Replacements are those under way of which the newcomer is a drive of this process; nil: none ever.
 	// Control is required with it.
 	Replacements func() []Replacement
@@ -148,6 +150,7 @@ type Healer struct {
 	jobs   chan struct{} // asks for a look at the jobs
 	scrub  chan struct{} // asks for a look at the scrubs
 	back   chan struct{} // asks to compare drives that came back
+	recode chan struct{} // asks for a look at what is to be re-coded
 	asked  atomic.Uint64 // calls of Nudge
 	shards atomic.Int64
 	bytes  atomic.Int64
@@ -166,6 +169,7 @@ type Healer struct {
 	returned returned
 	rebuilds map[uint64]*rebuild // by replacement
 	moving   moving
+	recoding recoding
 	ended    []Job // newest first
 	check    check
 	scrubs   map[uint16]*scrubbing
@@ -239,7 +243,7 @@ func New(c Config) *Healer {
 	if c.CheckEvery == 0 {
 		c.CheckEvery = 7 * 24 * time.Hour
 	}
-	h := &Healer{c: c, limits: limits{swapBatch, maxPending, page, maxGraces}, pace: newPace(c.Load, c.Now), wake: make(chan struct{}, 1), jobs: make(chan struct{}, 1), scrub: make(chan struct{}, 1), back: make(chan struct{}, 1),
+	h := &Healer{c: c, limits: limits{swapBatch, maxPending, page, maxGraces}, pace: newPace(c.Load, c.Now), wake: make(chan struct{}, 1), jobs: make(chan struct{}, 1), scrub: make(chan struct{}, 1), back: make(chan struct{}, 1), recode: make(chan struct{}, 1),
 		from: make(map[uint16]places), retry: make(map[string]*pause), since: make(map[erasure.DataID]met),
 		hangs:    hangs{late: make(map[uint16]bool), stuck: make(map[uint16]int)},
 		returned: returned{here: make(map[uint16]bool), todo: make(map[uint16]bool), times: make(map[uint16]uint64)},
@@ -249,7 +253,7 @@ func New(c Config) *Healer {
 	return h
 }
 
-// Run works until ctx ends. Its goroutines (repairs, jobs, upkeep, and one scrub for each local drive) end
+// Run works until ctx ends. Its goroutines (repairs, jobs, upkeep, re-coding, and one scrub for each local drive) end
 // before it returns.
 func (h *Healer) Run(ctx context.Context) {
 	var wg sync.WaitGroup
@@ -257,6 +261,7 @@ func (h *Healer) Run(ctx context.Context) {
 	wg.Go(func() { h.every(ctx, h.jobs, h.c.Every, "a job ended early", h.work) })
 	wg.Go(func() { h.every(ctx, h.back, h.c.Every, "the upkeep ended early", h.upkeep) })
 	wg.Go(func() { h.scrubAll(ctx) })
+	wg.Go(func() { h.every(ctx, h.recode, h.c.Every, "the re-coding ended early", h.recodeAll) })
 	h.every(ctx, h.wake, h.c.Every, "a repair pass ended early", func(ctx context.Context) error {
 		err := h.Pass(ctx)
 		h.kick(h.jobs)
@@ -329,6 +334,7 @@ func (h *Healer) kick(c chan struct{}) {
 func (h *Healer) Trigger() {
 	h.mu.Lock()
 	clear(h.retry)
+	h.recodeSoon()
 	h.mu.Unlock()
 	h.kick(h.wake)
 	h.kick(h.jobs)
@@ -354,6 +360,7 @@ func (h *Healer) Configure(s Settings) {
 	h.kick(h.wake)
 	h.kick(h.jobs)
 	h.kick(h.scrub)
+	h.kick(h.recode)
 }
 
 // paused reports whether repairs, rebuilds and checks have to stand still.

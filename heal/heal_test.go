@@ -160,7 +160,7 @@ func (w *world) start(fs vfs.FS) {
 	w.meta = metadata.NewClient(metadata.ClientConfig{Replicas: w, Now: w.clock.now, SettleAfter: 50 * time.Millisecond})
 	w.store = object.New(object.Config{Control: w.control, Drives: w, Meta: w.meta, Now: w.clock.now, InlineLimit: 4 << 10,
 		ChunkSize: 256 << 10, MinPartSize: 1, CacheBytes: -1})
-	w.healer = New(Config{Meta: w.meta, Layout: w.control.Layout, Buckets: w.store, Drives: w, Now: w.clock.now, CheckEvery: -1,
+	w.healer = New(Config{Meta: w.meta, Layout: w.control.Layout, Buckets: w.store, Drives: w, Now: w.clock.now, CheckEvery: -1, Recoder: w.store,
 		Replacements: w.replaces.list, Control: w, Local: func() (out []node.Drive) {
 			for i := range w.down {
 				if d, ok := w.Shards(uint16(i)); ok {

@@ -20,6 +20,7 @@ const (
 	jobTombs   = "tombstones" // on each drive: when it was searched for tombstones last
 	jobMove    = "move"       // on every drive of the process: the newest counts
 	jobLeft    = "left"       // on each drive: of which layout it has nothing that belongs elsewhere
+	jobRecode  = "recode"     // on each drive: of which layout its data have the profiles
 )
 
 // load reads the durable value of a job. One that is not there, or cannot be understood, leaves v as it

@@ -156,6 +156,9 @@ func (h *Healer) endAborted(ctx context.Context, l *placement.Layout, part *meta
 		return err
 	}
 	if cur := view.State.Current; cur != nil && cur.Status != metadata.UploadAborted {
+		if cur.Completed != nil && cur.Completed.Upload != part.Upload && h.c.Recoder != nil {
+			return h.c.Recoder.EndRecode(ctx, *part)
+		}
 		return nil
 	}
 	return h.parts(ctx, l, g, epoch, &a, part.Upload)

@@ -25,6 +25,7 @@ const (
 	KindRebuild = "rebuild" // brings a newcomer up in place of a drive that was lost
 	KindMove    = "move"    // brings positions from drives that live to others
 	KindCheck   = "check"   // verifies every register on all drives
+	KindRecode  = "recode"  // writes data again in the profile that their storage class asks for now
 
 	JobRunning = "running"
 	JobPaused  = "paused"
@@ -64,7 +65,7 @@ type Status struct {
 
 // Job is one long piece of work. All counts are of this job, across restarts of the process.
 type Job struct {
-	Kind  string // KindRebuild or KindCheck
+	Kind  string // KindRebuild, KindMove, KindCheck or KindRecode
 	Drive uint16 // rebuild: the newcomer; check: 0
 	State string // JobRunning, JobPaused, JobWaiting or JobDone
 	Phase string // rebuild: PhaseMembership, PhaseShards or PhaseVerify; check: empty, or PhasePresence
@@ -73,11 +74,11 @@ type Job struct {
 	// Done of Total registers are through; Total is an estimate until the job has ended, and 0 as long as
 	// nothing is known.
 	Done, Total        int64
-	Shards, Bytes      int64 // rebuild: written and read back; check: verified
+	Shards, Bytes      int64 // rebuild: written and read back; check: verified; recode: bodies, and their bytes without parity
 	BytesPerSecond     float64
 	RegistersPerSecond float64
 	Remaining          time.Duration // an estimate; 0: unknown
-	Bad, Repaired      int64         // findings, and how many of them were repaired
+	Bad, Repaired      int64         // findings, and how many of them were repaired; recode: what could not be re-coded yet
 	LastErr            string
 	// Of moves: how many the plan has, and of them those that are over; changes of members, each of a batch of
 	// partitions that stood still for it; for how long all together, and the longest.
@@ -146,6 +147,9 @@ func (h *Healer) Status() Status {
 	if !c.Begun.IsZero() {
 		s.Jobs = append(s.Jobs, h.check.job)
 	}
+	if h.recoding.active {
+		s.Jobs = append(s.Jobs, h.recoding.job)
+	}
 	moving, running := len(h.rebuilds) > 0, len(s.Jobs) > 0
 	s.Jobs = append(s.Jobs, h.ended...)
 	why := func(format string, args ...any) { s.Why = append(s.Why, fmt.Sprintf(format, args...)) }
@@ -170,6 +174,9 @@ func (h *Healer) Status() Status {
 	}
 	if h.moving.mover != nil {
 		why("data are moving to other drives")
+	}
+	if h.recoding.active {
+		why("data are being written again in the profile that their storage class asks for")
 	}
 	if s.Backlog > 0 {
 		why("%d records are to be repaired", s.Backlog)

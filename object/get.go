@@ -26,6 +26,7 @@ type Object struct {
 	ctx    context.Context
 	s      *Store
 	p      *place
+	seq    uint64   // of the version; 0: a body that is not read for a client
 	pieces []piece  // what WriteTo writes, in order
 	body   []byte   // bytes of the first piece, when it is inline
 	rows   [][]byte // inline rows that came with the record, by position: of the body, or of the manifest
@@ -148,7 +149,7 @@ func (s *Store) lookup(ctx context.Context, op string, p *place, versionID *stri
 
 // answer decides conditions and range.
 func (s *Store) answer(ctx context.Context, op string, p *place, v *metadata.Version, view *metadata.View, o *GetOptions) (*Object, error) {
-	obj := &Object{ctx: ctx, s: s, p: p, Length: v.Size, rows: view.Inline}
+	obj := &Object{ctx: ctx, s: s, p: p, seq: v.Seq, Length: v.Size, rows: view.Inline}
 	obj.Info = infoOf(p.bucket, string(p.key), v, view.State != nil && view.State.Current != nil && view.State.Current.Seq == v.Seq)
 	if r := o.If.checkRead(v); r != nil {
 		return nil, fail(op, &Failure{Reason: r, Bucket: p.bucket.Name, Key: string(p.key), Info: &obj.Info})
@@ -274,10 +275,20 @@ func (o *Object) openFirst(view *metadata.View) error {
 }
 
 // WriteTo writes the answer to w, once. An error after the first byte is final: what w has is a
-// correct prefix.
+// correct prefix. Only if the version was re-coded meanwhile does the answer go on in its new data.
 func (o *Object) WriteTo(w io.Writer) (int64, error) {
+	c := counter{w: w}
+	for i := 0; ; i++ {
+		err := o.writePieces(&c)
+		if err == nil || i == attempts || !gone(err) || !o.recoded("Get", c.n) {
+			return c.n, err
+		}
+	}
+}
+
+// writePieces writes what is planned.
+func (o *Object) writePieces(w io.Writer) error {
 	const op = "object.Get"
-	var written int64
 	for i := range o.pieces {
 		p := &o.pieces[i]
 		if p.data.Inline() {
@@ -286,37 +297,32 @@ func (o *Object) WriteTo(w io.Writer) (int64, error) {
 			if body == nil {
 				var err error
 				if body, err = o.s.inlineBody(o.ctx, o.p.group, p.addr, p.data, nil); err != nil {
-					return written, errs.Wrap(op, err)
+					return errs.Wrap(op, err)
 				}
 			}
-			n, err := w.Write(body[p.off : p.off+p.n])
-			written += int64(n)
-			if err != nil {
-				return written, errs.As(op, errs.Canceled, err)
+			if _, err := w.Write(body[p.off : p.off+p.n]); err != nil {
+				return errs.As(op, errs.Canceled, err)
 			}
 			continue
 		}
-		n, err := o.writeChunks(w, i)
-		written += n
-		if err != nil {
-			return written, errs.Wrap(op, err)
+		if err := o.writeChunks(w, i); err != nil {
+			return errs.Wrap(op, err)
 		}
 	}
-	return written, nil
+	return nil
 }
 
 // writeChunks writes one piece that lies in shard files. The chunk after each, be it of the next
 // piece, is opened while the one before is written.
-func (o *Object) writeChunks(w io.Writer, i int) (int64, error) {
+func (o *Object) writeChunks(w io.Writer, i int) error {
 	p := o.pieces[i]
-	var written int64
 	for p.n > 0 {
 		cur := o.ahead
 		o.ahead = nil
 		if cur == nil {
 			var err error
 			if cur, err = o.s.openAt(o.ctx, o.p, &p); err != nil {
-				return written, err
+				return err
 			}
 		}
 		next := p
@@ -339,12 +345,11 @@ func (o *Object) writeChunks(w io.Writer, i int) (int64, error) {
 		cur.close()
 		o.ahead = ahead
 		if err != nil {
-			return written, err
+			return err
 		}
-		written += step
 		p = next
 	}
-	return written, nil
+	return nil
 }
 
 // Close frees what is open. The answer cannot be written after it.
