@@ -347,6 +347,9 @@ func (h *Healer) Nudge() {
 	h.kick(h.wake)
 }
 
+// Lead says that this process has become the mover of plans: partitions may stand still since the last one ended.
+func (h *Healer) Lead() { h.kick(h.jobs) }
+
 // Configure changes the settings. They apply at once, to what runs as well.
 func (h *Healer) Configure(s Settings) {
 	s.Rate = max(s.Rate, 0)

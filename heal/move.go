@@ -42,14 +42,16 @@ type MovePlan struct {
 	Total   int // moves
 	Done    int // of them, those that are over
 	Moves   []PlannedMove
-	Leaving []uint16          // drives that leave the layout when they are nothing in it
-	Lost    func(uint16) bool // drives that never serve again
+	Leaving []uint16 // drives that leave the layout when they are nothing in it
+	// Elsewhere: another process is to be its mover.
+	Elsewhere bool
+	Lost      func(uint16) bool // drives that never serve again
 }
 
 // MoveControl is the control plane, as far as moves need it. cluster.Control is behind it. Each method with a
 // term fails with errs.Stale if somebody else has taken the plan over since.
 type MoveControl interface {
-	// Plan returns the open plan; false: there is none, or this process is not to be its mover.
+	// Plan returns the open plan; false: there is none.
 	Plan() (MovePlan, bool)
 	// TakeOverPlan makes this process the mover, and returns its term.
 	TakeOverPlan(ctx context.Context, id uint64) (term uint64, err error)
@@ -74,30 +76,40 @@ type MoveControl interface {
 // the newcomer, or no record names it, and none that names it can be accepted any more. Then the moves are over,
 // and the former drives let go (left.go).
 //
-// Where it is lies on all local drives, the newest counts. Another process begins the walk again, and finds what
-// is there.
+// Where it is lies on the local drives and on some of the newcomers: whichever process goes on finds it there. The
+// moves that were published when a walk began are those that it is for; others are published meanwhile, and theirs is
+// the next.
 type mover struct {
 	plan   MovePlan
 	term   uint64 // 0: not the mover yet
 	again  bool   // what is begun, or could not be, wants a higher term
 	wedged bool   // a batch ended in the middle, and fails tries since did so
 	fails  int
+	tried  time.Time       // when members were changed last
+	size   int             // of the next batch
+	kept   map[uint16]bool // newcomers on which the state was stored
 	state  moverState
 	loaded bool
 	meter  meter
 	job    Job // guarded by h.mu
 }
 
-// moverState is what the local drives keep.
+// moverState is what drives keep of it.
 type moverState struct {
 	Serial uint64
 	Plan   uint64
-	// Round is the hash of the moves that the walk is for; 0: none is under way.
+	// Round is the hash of the moves that the walk is for; 0: none is under way. They are those that were published with
+	// layouts up to Upto.
 	Round uint64
-	Moves []placement.Move // those
+	Upto  uint64
+	Moves []placement.Move `json:"-"` // thousands, and the plan has them
 	fillState
 	Swaps          int           // changes of members
 	Pause, Longest time.Duration // of all of them, and of one
+}
+
+func newMover(plan MovePlan) *mover {
+	return &mover{plan: plan, size: firstBatch, kept: make(map[uint16]bool), job: Job{Kind: KindMove, State: JobRunning, Phase: PhaseMembership, Begun: plan.Begun}}
 }
 
 // moving is what a Healer has for moves. The mover belongs to the goroutine of the jobs.
@@ -107,8 +119,18 @@ type moving struct {
 	copies *bufpool.Pool
 }
 
-// moveBatch bounds how many partitions stand still together.
-const moveBatch = 32
+const (
+	// moveBatch bounds how many partitions stand still together. Of each plan firstBatch do at first; then as many as fit the
+	// pause: more after one below shortPause, fewer after one above longPause, or that ended in the middle.
+	moveBatch  = 128
+	firstBatch = 16
+	shortPause = time.Second
+	longPause  = 3 * time.Second
+	// begunEvery is how often a walk is left for partitions that stand still.
+	begunEvery = 30 * time.Second
+	// keepers bounds the newcomers on which the state of the moves lies, besides the local drives.
+	keepers = 3
+)
 
 func newMoving() moving { return moving{batch: moveBatch, copies: bufpool.New(bufpool.Options{})} }
 
@@ -130,23 +152,27 @@ func (h *Healer) moveAll(ctx context.Context, begunOnly bool) error {
 	}
 	plan, ok := h.c.Moves.Plan()
 	m := h.moving.mover
-	if !ok || m != nil && m.plan.ID != plan.ID {
-		if m != nil {
-			h.endMover(ctx, m, !ok)
-		}
+	if m != nil && (!ok || m.plan.ID != plan.ID) {
+		h.endMover(ctx, m)
 		m = nil
 	}
-	if !ok {
+	if ok && plan.Elsewhere && m != nil {
+		h.c.Logger.Info("another process goes on with the moves of a plan", "plan", plan.ID)
+		h.mu.Lock()
+		h.moving.mover = nil // where it was stays on the drives
+		h.mu.Unlock()
+	}
+	if !ok || plan.Elsewhere {
 		return nil
 	}
 	if m == nil {
-		m = &mover{job: Job{Kind: KindMove, State: JobRunning, Phase: PhaseMembership, Begun: plan.Begun}}
+		m = newMover(plan)
 		h.mu.Lock()
 		h.moving.mover = m
 		h.mu.Unlock()
 	}
 	m.plan = plan
-	if begunOnly && !slices.ContainsFunc(plan.Moves, func(x PlannedMove) bool { return x.State == MoveBegun }) {
+	if begunOnly && !m.stands() {
 		return nil
 	}
 	h.newPass()
@@ -200,7 +226,7 @@ func (h *Healer) moveOn(ctx context.Context, m *mover, begunOnly bool) error {
 	}
 	plan, ok := h.c.Moves.Plan()
 	if !ok || plan.ID != m.plan.ID {
-		h.endMover(ctx, m, true)
+		h.endMover(ctx, m)
 		return nil
 	}
 	m.plan = plan
@@ -217,25 +243,29 @@ func (h *Healer) moveOn(ctx context.Context, m *mover, begunOnly bool) error {
 		}
 	}
 	if plan, ok := h.c.Moves.Plan(); !ok || plan.ID != m.plan.ID {
-		h.endMover(ctx, m, true)
+		h.endMover(ctx, m)
 	}
 	return nil
 }
 
-// endMover forgets a plan that is not here any more.
-func (h *Healer) endMover(ctx context.Context, m *mover, over bool) {
+// endMover forgets a plan that is over.
+func (h *Healer) endMover(ctx context.Context, m *mover) {
 	h.showMover(m, func(j *Job) { j.State, j.Ended = JobDone, h.c.Now() })
 	h.mu.Lock()
 	h.moving.mover = nil
-	if over {
-		h.end(m.job)
-	}
+	h.end(m.job)
 	h.mu.Unlock()
 	if m.loaded {
 		h.c.Logger.Info("the moves of a plan are over", "plan", m.plan.ID, "shards", m.state.Shards, "bytes", m.state.Bytes,
 			"swaps", m.state.Swaps, "longest pause", m.state.Longest)
 	}
-	for _, d := range h.local() {
+	drives := h.local()
+	for num := range m.kept {
+		if d, ok := h.drive(num); ok {
+			drives = append(drives, d)
+		}
+	}
+	for _, d := range drives {
 		if err := d.SetJob(ctx, jobMove, nil); err != nil {
 			h.c.Logger.Debug("the state of moves could not be removed", "drive", d.Num(), "err", err)
 		}
@@ -263,22 +293,32 @@ func (h *Healer) showMover(m *mover, f func(*Job)) {
 	}
 }
 
-// loadMover reads the newest copy of where the mover is.
+// loadMover reads where the mover is, be it this process or another.
 func (h *Healer) loadMover(ctx context.Context, m *mover) error {
 	if m.loaded {
 		return nil
 	}
+	drives := h.local()
+	for _, num := range newcomersOf(publishedOf(m.plan.Moves, allLayouts)) {
+		if d, ok := h.drive(num); ok && !slices.ContainsFunc(drives, func(o node.Drive) bool { return o.Num() == num }) {
+			drives = append(drives, d)
+		}
+	}
 	n := 0
 	var fails []error
 	var best moverState
-	for _, d := range h.local() {
+	for _, d := range drives {
 		var s moverState
 		if err := h.load(ctx, d, jobMove, &s); err != nil {
 			fails = append(fails, err)
 			continue
 		}
-		if n++; s.Plan == m.plan.ID && s.Serial > best.Serial {
-			best = s
+		if n++; s.Plan == m.plan.ID {
+			serial := max(s.Serial, best.Serial)
+			if best.Plan == 0 || best.behind(&s, m.plan.Moves) {
+				best = s
+			}
+			best.Serial = serial
 		}
 	}
 	if n == 0 {
@@ -289,19 +329,58 @@ func (h *Healer) loadMover(ctx context.Context, m *mover) error {
 	return nil
 }
 
+// behind reports whether o has come further with the moves of a plan. Two processes may both have believed to be the
+// mover; what either walked was brought to the newcomers.
+func (s *moverState) behind(o *moverState, list []PlannedMove) bool {
+	valid := func(s *moverState) bool { return s.Round != 0 && roundOf(publishedOf(list, s.Upto)) == s.Round }
+	a, b := s.After.address(), o.After.address()
+	switch {
+	case !valid(s) || !valid(o):
+		return !valid(s) && (valid(o) || s.Serial < o.Serial)
+	case s.Upto != o.Upto:
+		return s.Upto < o.Upto
+	case s.Walked || o.Walked:
+		return !s.Walked
+	case a == nil || b == nil:
+		return b != nil
+	}
+	return compareAddress(a, b) < 0
+}
+
+// newcomersOf returns the drives to which shards move, ascending.
+func newcomersOf(list []placement.Move) (nums []uint16) {
+	for _, x := range list {
+		nums = append(nums, x.To)
+	}
+	slices.Sort(nums)
+	return slices.Compact(nums)
+}
+
+// keepersOf returns the drives on which the state of the moves lies.
+func (h *Healer) keepersOf(m *mover) []node.Drive {
+	drives := h.local()
+	n := 0
+	for _, num := range newcomersOf(m.state.Moves) {
+		if d, ok := h.drive(num); ok && n < keepers && !slices.ContainsFunc(drives, func(o node.Drive) bool { return o.Num() == num }) {
+			drives = append(drives, d)
+			m.kept[num] = true
+			n++
+		}
+	}
+	return drives
+}
+
 // saveMover stores it. One drive that keeps it suffices.
 func (h *Healer) saveMover(ctx context.Context, m *mover) error {
 	m.state.Serial++
-	n := 0
-	var fails []error
-	for _, d := range h.local() {
-		if err := save(ctx, d, jobMove, &m.state); err != nil {
-			fails = append(fails, err)
-			continue
-		}
-		n++
+	drives := h.keepersOf(m)
+	fails := make([]error, len(drives))
+	indexes := make([]int, len(drives))
+	for i := range indexes {
+		indexes[i] = i
 	}
-	if n == 0 {
+	each(max(len(drives), 1), indexes, func(i int) { fails[i] = save(ctx, drives[i], jobMove, &m.state) })
+	if !slices.Contains(fails, nil) {
 		return errors.Join(append(fails, errs.E("heal.move", errs.Unavailable, "no drive kept the state of the moves"))...)
 	}
 	return nil
@@ -311,6 +390,7 @@ func (h *Healer) saveMover(ctx context.Context, m *mover) error {
 func (h *Healer) moveMembers(ctx context.Context, m *mover, begunOnly bool) error {
 	const op = "heal.moveMembers"
 	stay := make(map[placement.Move]bool) // could not change
+	m.tried = h.c.Now()
 	for ctx.Err() == nil {
 		l := h.c.Layout()
 		batch, begun := h.nextMoves(l, m, stay, begunOnly || h.paused())
@@ -326,6 +406,7 @@ func (h *Healer) moveMembers(ctx context.Context, m *mover, begunOnly bool) erro
 		skipped, err := h.moveSwap(ctx, m, l, batch)
 		if err != nil {
 			m.again = true // what is half done goes on under a higher term
+			m.size = max(m.size/4, 1)
 			if !m.wedged {
 				m.wedged, m.fails = true, 0
 			}
@@ -354,7 +435,7 @@ func (h *Healer) moveMembers(ctx context.Context, m *mover, begunOnly bool) erro
 // nextMoves returns moves that can be made together: of one pair of drives, each of another partition. Those that
 // are begun come first. Of a partition one position moves at a time.
 func (h *Healer) nextMoves(l *placement.Layout, m *mover, stay map[placement.Move]bool, begunOnly bool) (batch []placement.Move, begun bool) {
-	limit := h.moving.batch
+	limit := min(h.moving.batch, max(m.size, 1))
 	for _, state := range []MoveState{MoveBegun, MovePlanned} {
 		if state == MovePlanned && begunOnly {
 			break
@@ -457,6 +538,12 @@ func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, ba
 		m.state.Swaps++
 		m.state.Pause += report.Pause
 		m.state.Longest = max(m.state.Longest, report.Pause)
+		switch {
+		case report.Pause > longPause || len(report.Skipped) > 0:
+			m.size = max(m.size/2, 1)
+		case report.Pause < shortPause && len(batch) == m.size:
+			m.size = min(2*m.size, h.moving.batch)
+		}
 		h.c.Logger.Debug("positions have another drive", "from", from, "to", to, "partitions", len(report.Swapped), "rows", report.Rows, "pause", report.Pause)
 	}
 	switch {
@@ -510,6 +597,10 @@ func (h *Healer) moveShards(ctx context.Context, m *mover) error {
 			h.kick(h.jobs) // a newcomer in a lost drive's place is to move in first
 			return errs.E(op, errs.Busy, "a drive is being replaced")
 		}
+		if m.stands() && passed(h.c.Now(), m.tried, begunEvery) {
+			h.kick(h.jobs)
+			return errs.E(op, errs.Busy, "partitions stand still: their members change first")
+		}
 		if err := h.fillPage(ctx, f); err != nil {
 			return err
 		}
@@ -518,26 +609,34 @@ func (h *Healer) moveShards(ctx context.Context, m *mover) error {
 	if err := h.level(ctx, f, func(s uint16) bool { return slicesIn[s] }); err != nil {
 		return err
 	}
-	if err := h.leaveAll(ctx, l, m, true); err != nil {
+	if err := h.leaveAll(ctx, h.c.Layout(), m, true); err != nil {
 		return err
 	}
 	if err := h.judgeFormers(ctx, m, f); err != nil {
 		return err
 	}
-	if round := roundOf(publishedOf(m.plan.Moves)); round != m.state.Round {
+	if plan, ok := h.c.Moves.Plan(); !ok || plan.ID != m.plan.ID || roundOf(publishedOf(plan.Moves, m.state.Upto)) != m.state.Round {
 		return errs.E(op, errs.Stale, "the moves have changed meanwhile")
 	}
 	if err := h.c.Moves.MovesDone(ctx, m.plan.ID, m.term, m.state.Moves); err != nil {
 		return err
 	}
-	m.state.Round, m.state.Moves = 0, nil
+	m.state.Round, m.state.Upto = 0, 0
 	return h.saveMover(ctx, m)
 }
 
-// publishedOf returns the moves of which the shards follow.
-func publishedOf(list []PlannedMove) (out []placement.Move) {
+// stands reports whether partitions stand still, as far as the plan tells.
+func (m *mover) stands() bool {
+	return slices.ContainsFunc(m.plan.Moves, func(x PlannedMove) bool { return x.State == MoveBegun })
+}
+
+// allLayouts is a number that no layout has.
+const allLayouts = ^uint64(0)
+
+// publishedOf returns the moves of which the shards follow, that came with layouts up to upto.
+func publishedOf(list []PlannedMove, upto uint64) (out []placement.Move) {
 	for _, x := range list {
-		if x.State == MovePublished {
+		if x.State == MovePublished && x.At <= upto {
 			out = append(out, x.Move)
 		}
 	}
@@ -566,20 +665,26 @@ func (h *Healer) beginRound(ctx context.Context, m *mover) error {
 		return errs.E("heal.moveShards", errs.Stale, "the plan is over")
 	}
 	m.plan = plan
-	list := publishedOf(plan.Moves)
 	s := &m.state
-	if round := roundOf(list); round != s.Round {
-		s.Round, s.Moves = round, list
-		s.After, s.Walked, s.Behind, s.Done, s.Total, s.TotalBytes = nil, false, nil, 0, 0, 0
-		here, _ := h.members(h.c.Layout())
-		for _, d := range here {
-			if shards, _, err := d.ShardUsage(ctx); err == nil {
-				s.Total = max(s.Total, shards) // the best guess at how many registers there are
-			}
-		}
-		return h.saveMover(ctx, m)
+	if s.Moves = publishedOf(plan.Moves, s.Upto); s.Round != 0 && roundOf(s.Moves) == s.Round {
+		return nil
 	}
-	return nil
+	s.Moves = publishedOf(plan.Moves, allLayouts)
+	var upto uint64
+	for _, x := range plan.Moves {
+		if x.State == MovePublished {
+			upto = max(upto, x.At)
+		}
+	}
+	s.Round, s.Upto = roundOf(s.Moves), upto
+	s.After, s.Walked, s.Behind, s.Done, s.Total, s.TotalBytes = nil, false, nil, 0, 0, 0
+	here, _ := h.members(h.c.Layout())
+	for _, d := range here {
+		if shards, _, err := d.ShardUsage(ctx); err == nil {
+			s.Total = max(s.Total, shards) // the best guess at how many registers there are
+		}
+	}
+	return h.saveMover(ctx, m)
 }
 
 // leaveAll has the former drives let go of their rows of what they gave away. With all, none may be away but those

@@ -22,11 +22,12 @@ import (
 
 // plans is a control plane's part in moves.
 type plans struct {
-	w    *world
-	mu   sync.Mutex // guards the fields below
-	plan *MovePlan
-	term uint64
-	last uint64
+	w         *world
+	mu        sync.Mutex // guards the fields below
+	plan      *MovePlan
+	term      uint64
+	last      uint64
+	elsewhere bool
 	// fail ends a call of a name with an error before it does anything; nil: none.
 	fail func(call string) error
 }
@@ -39,7 +40,7 @@ func (p *plans) Plan() (MovePlan, bool) {
 	}
 	c := *p.plan
 	c.Moves, c.Leaving = slices.Clone(c.Moves), slices.Clone(c.Leaving)
-	c.Lost = p.w.replaces.isRetired
+	c.Lost, c.Elsewhere = p.w.replaces.isRetired, p.elsewhere
 	return c, true
 }
 

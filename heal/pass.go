@@ -259,9 +259,15 @@ func (h *Healer) tend(ctx context.Context, t *task) {
 	}
 	if !p.blocked {
 		h.progress.Failed++
+		if err == nil {
+			err = errChanged
+		}
 		h.c.Logger.Info("a register could not be repaired yet", "bucket", t.addr.Bucket, "err", err)
 	}
 }
+
+// errChanged is why a register was not verified although nothing failed.
+var errChanged = errs.E("heal.register", errs.Conflict, "it changed meanwhile, or something was damaged that has been written anew since")
 
 // level says how bad an error is: below 0 drives are merely away, 0 is none, above 0 something is wrong.
 func level(err error) int {

@@ -467,10 +467,10 @@ type planMover struct{ *cluster.Control }
 // Plan implements heal.MoveControl.
 func (m planMover) Plan() (heal.MovePlan, bool) {
 	p, open := m.State().Plan()
-	if !open || !m.Leads() {
+	if !open {
 		return heal.MovePlan{}, false
 	}
-	out := heal.MovePlan{ID: p.ID, Begun: time.Unix(0, p.Begun), Total: p.Total, Done: p.Done, Leaving: p.Leaving,
+	out := heal.MovePlan{Elsewhere: !m.Leads(), ID: p.ID, Begun: time.Unix(0, p.Begun), Total: p.Total, Done: p.Done, Leaving: p.Leaving,
 		Lost: func(num uint16) bool { return m.State().Retired(num) }}
 	for _, x := range p.Moves {
 		out.Moves = append(out.Moves, heal.PlannedMove{Move: x.Move, State: heal.MoveState(x.State), At: x.At})

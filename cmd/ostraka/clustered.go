@@ -429,6 +429,7 @@ func (s *stack) watch(ctx context.Context, log *slog.Logger) {
 	defer tick.Stop()
 	var before map[uint16]bool
 	var missing []string
+	led := false
 	for {
 		changed := s.control.Changed()
 		m.follow(s.control.State())
@@ -444,6 +445,11 @@ func (s *stack) watch(ctx context.Context, log *slog.Logger) {
 				}
 			}
 			before = now
+			leads := s.control.Leads()
+			if leads && !led {
+				h.Lead()
+			}
+			led = leads
 		}
 		if list := s.missing(); !slices.Equal(list, missing) {
 			if missing = list; len(list) > 0 {

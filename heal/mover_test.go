@@ -1,0 +1,251 @@
+package heal
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ostraka/ostraka/disk"
+	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/metadata"
+	"github.com/ostraka/ostraka/node"
+	"github.com/ostraka/ostraka/object"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// As many moves as there are positions, and as many registers left behind as are remembered.
+func TestWhatAMoverKeepsFitsADrive(t *testing.T) {
+	var s moverState
+	for p := range uint32(1 << 14) {
+		s.Moves = append(s.Moves, placement.Move{Partition: p, Position: 5, From: 1000, To: 1001})
+	}
+	for s.bytesOfBehind() < maxBehind {
+		s.Behind = append(s.Behind, make(cursor, 1024))
+	}
+	s.After = make(cursor, 1100)
+	b, err := json.Marshal(&s)
+	if err != nil || len(b) > disk.MaxJob {
+		t.Errorf("%d bytes, %v; a drive keeps %d", len(b), err, disk.MaxJob)
+	}
+}
+
+// only returns the healer of a process that has one drive.
+func (w *world) only(num uint16) *Healer {
+	c := w.healer.c
+	c.Local = func() []node.Drive {
+		d, ok := w.Shards(num)
+		if !ok {
+			return nil
+		}
+		return []node.Drive{d}
+	}
+	return New(c)
+}
+
+func noLeader() error { return errs.E("test", errs.Unavailable, "no leader") }
+
+// The process of drive 2 is the mover, and has walked all registers when that of drive 6 becomes it: this one has
+// nothing to walk again.
+func TestAnotherProcessGoesOnWhereTheMoverWas(t *testing.T) {
+	w := newWorldOf(t, object.Unversioned, 6)
+	want := w.fill(24)
+	w.heal()
+	p := w.planned()
+	p.open(w.drain(1), 1)
+	p.fail = func(call string) error {
+		if call == "done" {
+			return noLeader()
+		}
+		return nil
+	}
+	all, first, second := w.healer, w.only(2), w.only(6)
+	ctx := context.Background()
+	if err := first.work(ctx); err != nil {
+		t.Fatal(err)
+	}
+	was := first.moving.mover.state
+	if !was.Walked || was.Round == 0 {
+		t.Fatalf("the first mover was to walk all registers: %+v", was)
+	}
+	plan, _ := p.Plan()
+	m := newMover(plan)
+	if err := second.loadMover(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.beginRound(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	if s := m.state; !s.Walked || s.Round != was.Round || s.Serial < was.Serial || len(s.Moves) != len(was.Moves) {
+		t.Errorf("the second mover begins with %+v, want what the first had: %+v", s, was)
+	}
+	p.fail = nil
+	w.healer = second
+	w.moved(p)
+	w.healer = all
+	w.same(want)
+}
+
+// A process that is the mover no more leaves on the drives where it was, and says of nothing that it is over.
+func TestAMoverThatIsOneNoMoreForgetsNothing(t *testing.T) {
+	w := newWorldOf(t, object.Unversioned, 5)
+	want := w.fill(12)
+	w.heal()
+	p := w.planned()
+	p.open(w.drain(1), 1)
+	p.fail = func(call string) error {
+		if call == "done" {
+			return noLeader()
+		}
+		return nil
+	}
+	ctx := context.Background()
+	if err := w.healer.work(ctx); err != nil {
+		t.Fatal(err)
+	}
+	was := w.healer.moving.mover.state
+	p.elsewhere = true
+	if err := w.healer.work(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if w.healer.moving.mover != nil || len(w.healer.ended) > 0 {
+		t.Errorf("it is still the mover, or a job has ended: %+v", w.healer.ended)
+	}
+	if !w.healer.planOpen() {
+		t.Error("no plan is open, while another process makes it")
+	}
+	p.elsewhere, p.fail = false, nil
+	plan, _ := p.Plan()
+	m := newMover(plan)
+	if err := w.healer.loadMover(ctx, m); err != nil || m.state.Round != was.Round || !m.state.Walked {
+		t.Errorf("the mover begins with %+v, want %+v: %v", m.state, was, err)
+	}
+	w.moved(p)
+	w.same(want)
+}
+
+// What is published while registers are walked does not begin the walk anew.
+func TestAWalkIsForTheMovesThatWerePublishedWhenItBegan(t *testing.T) {
+	w := newWorldOf(t, object.Unversioned, 5)
+	w.fill(12)
+	w.heal()
+	p := w.planned()
+	list := w.drain(1)
+	p.open(list)
+	ctx := context.Background()
+	plan, _ := p.Plan()
+	m := newMover(plan)
+	m.loaded = true
+	published := func() int { plan, _ := p.Plan(); return len(publishedOf(plan.Moves, allLayouts)) }
+	members := func() {
+		m.plan, _ = p.Plan()
+		m.term, _ = p.TakeOverPlan(ctx, plan.ID)
+		_ = w.healer.moveMembers(ctx, m, false)
+	}
+	w.healer.moving.batch = 1
+	p.fail = func(call string) error {
+		if call == "publish" && 2*len(publishedOf(p.plan.Moves, allLayouts)) >= len(list) {
+			return noLeader()
+		}
+		return nil
+	}
+	members()
+	if err := w.healer.beginRound(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	round, first := m.state.Round, len(m.state.Moves)
+	if first == 0 || first != published() {
+		t.Fatalf("the walk is for %d moves, of %d that are published", first, published())
+	}
+	m.state.Walked = true
+	p.fail = nil
+	members()
+	if published() <= first {
+		t.Fatalf("%d moves are published, as before", published())
+	}
+	if err := w.healer.beginRound(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	if m.state.Round != round || len(m.state.Moves) != first || !m.state.Walked {
+		t.Errorf("the walk for %d moves was begun anew, for %d", first, len(m.state.Moves))
+	}
+}
+
+// A walk may take hours: it is left for partitions that stand still.
+func TestPartitionsThatStandStillDoNotWaitForAWalk(t *testing.T) {
+	w := newWorldOf(t, object.Unversioned, 5)
+	want := w.fill(12)
+	w.heal()
+	p := w.planned()
+	p.open(w.drain(1))
+	ctx := context.Background()
+	plan, _ := p.Plan()
+	m := newMover(plan)
+	m.loaded = true
+	m.term, _ = p.TakeOverPlan(ctx, plan.ID)
+	w.healer.moving.batch = 1
+	n := 0
+	p.fail = func(call string) error {
+		if call == "publish" {
+			if n++; n == 3 {
+				return noLeader()
+			}
+		}
+		return nil
+	}
+	if err := w.healer.moveMembers(ctx, m, false); err == nil {
+		t.Fatal("the third batch was to fail")
+	}
+	w.clock.pass(2 * begunEvery)
+	if err := w.healer.moveShards(ctx, m); !errs.Is(err, errs.Busy) || m.state.Walked {
+		t.Errorf("the walk goes on while partitions stand still: %v", err)
+	}
+	w.moved(p)
+	w.same(want)
+}
+
+// pausing says how long partitions stood still, and changes nothing.
+type pausing struct {
+	Mover
+	pause time.Duration
+	sizes []int
+}
+
+func (m *pausing) Swap(_ context.Context, s metadata.Swap) (metadata.SwapReport, error) {
+	m.sizes = append(m.sizes, len(s.Groups))
+	r := metadata.SwapReport{Pause: m.pause}
+	for _, g := range s.Groups {
+		r.Swapped = append(r.Swapped, g.Partition)
+	}
+	return r, noLeader()
+}
+
+// Few partitions stand still together where that takes long, many where it does not.
+func TestBatchesFitThePause(t *testing.T) {
+	w := newWorldOf(t, object.Unversioned, 5)
+	p := w.planned()
+	p.open(w.drain(1))
+	plan, _ := p.Plan()
+	m := newMover(plan)
+	swap := &pausing{}
+	w.healer.c.Mover = swap
+	l := w.control.Layout()
+	after := func(pause time.Duration, want int) {
+		t.Helper()
+		swap.pause = pause
+		list, _ := w.healer.nextMoves(l, m, map[placement.Move]bool{}, false)
+		_, _ = w.healer.moveSwap(context.Background(), m, l, list)
+		if m.size != want {
+			t.Errorf("after a pause of %v the next batch has %d, want %d", pause, m.size, want)
+		}
+	}
+	m.size = 1
+	after(shortPause/2, 2)
+	after(2*shortPause, 2)
+	after(2*longPause, 1)
+	after(2*longPause, 1)
+	if !slices.Equal(swap.sizes, []int{1, 2, 2, 1}) {
+		t.Errorf("the batches had %v partitions", swap.sizes)
+	}
+}
