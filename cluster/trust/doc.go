@@ -33,7 +33,8 @@
 // One port, TLS 1.3 only, without session resumption; what a connection is for is chosen by ALPN,
 // and a client that names no protocol is refused. All but JoinProtocol need certificates of both sides; the
 // client says which node it means and gets no other. Certificates are verified in each handshake
-// against the authorities of that moment; a connection that stands is not touched by a rotation.
+// against the authorities of that moment; a connection that stands is not touched by a rotation; one to or from a
+// node that is revoked is cut.
 //
 // # Joining
 //

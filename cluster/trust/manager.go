@@ -3,6 +3,7 @@ package trust
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -35,9 +36,10 @@ type Manager struct {
 	wake  chan struct{} // capacity 1: Run looks again
 	joins *limiter
 
-	mu    sync.Mutex // guards both below
-	state *State
-	cert  *tls.Certificate // replaced, never altered
+	mu       sync.Mutex // guards the fields below
+	state    *State
+	cert     *tls.Certificate       // replaced, never altered
+	standing map[io.Closer][16]byte // connections of other nodes and to them, by node
 }
 
 // NewManager begins with a state, and with a certificate of this process, which it issues if need be.
@@ -52,7 +54,7 @@ func NewManager(cfg Config) (*Manager, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: cfg, wake: make(chan struct{}, 1), joins: newLimiter(), state: cfg.State, cert: cfg.Certificate}
+	m := &Manager{cfg: cfg, wake: make(chan struct{}, 1), joins: newLimiter(), state: cfg.State, cert: cfg.Certificate, standing: map[io.Closer][16]byte{}}
 	m.cfg.State, m.cfg.Certificate = nil, nil // the fields above hold what is current
 	if m.cert != nil {
 		if err := m.own(m.state, m.cert); err != nil {
@@ -94,10 +96,18 @@ func (m *Manager) current() (*State, *tls.Certificate) {
 	return m.state, m.cert
 }
 
-// Adopt follows a change: from now on handshakes are verified by s. Connections that stand stay. What
-// is held already is adopted again without effect. It ends with errs.Stale for an older state, errs.Invalid for one of
+// Adopt follows a change: from now on handshakes are verified by s. Connections that stand stay, but for those of nodes
+// that are revoked: these are cut. What is held already is adopted again without effect. It ends with errs.Stale for an older state, errs.Invalid for one of
 // another cluster, or without the keys that this process holds.
 func (m *Manager) Adopt(s *State) error {
+	if err := m.adopt(s); err != nil {
+		return err
+	}
+	m.cut()
+	return nil
+}
+
+func (m *Manager) adopt(s *State) error {
 	const op = "trust.Adopt"
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -2,18 +2,25 @@ package trust
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ostraka/ostraka/internal/errs"
 )
 
-// Due says which rotations are to begin by age. One that has begun goes on whatever its age: see
-// AdvanceAuthority and AdvanceGossip.
+// Due says which rotations are to begin by age, or, of the gossip key, because a node was revoked that knows it. One that
+// has begun goes on whatever its age: see AdvanceAuthority and AdvanceGossip.
 func (s *State) Due(now time.Time) (authority, gossip bool) {
 	old := func(r rotation, age time.Duration) bool {
 		return r.phase == Settled && now.Unix()-r.since >= int64(age/time.Second)
 	}
-	return old(s.authorityStep, AuthorityAge), old(s.gossipStep, GossipAge)
+	known := s.gossipStep.phase == Settled && s.revokedSince(s.gossipStep.since)
+	return old(s.authorityStep, AuthorityAge), known || old(s.gossipStep, GossipAge)
+}
+
+// revokedSince reports whether a node was revoked at that time, in Unix seconds, or later.
+func (s *State) revokedSince(at int64) bool {
+	return slices.ContainsFunc(s.revoked, func(r revocation) bool { return r.at >= at })
 }
 
 // AdvanceAuthority takes the rotation of the authority one step further: begin, switch, drop. The
@@ -73,7 +80,17 @@ func (s *State) AdvanceGossip(now time.Time, everyone bool) (*State, error) {
 	case Switched:
 		c.gossip = c.gossip[1:]
 	}
-	c.gossipStep = c.gossipStep.next(now)
+	step := c.gossipStep
+	c.gossipStep = step.next(now)
+	// Steps come behind the revocations before them, whatever the clocks say: then it is known which were later.
+	var last int64
+	for _, r := range c.revoked {
+		last = max(last, r.at)
+	}
+	c.gossipStep.since = max(c.gossipStep.since, last+1)
+	if step.phase == Switched && last >= step.since {
+		c.gossipStep.since = last // who was revoked on the way knows the new key as well: another is due
+	}
 	return c, nil
 }
 

@@ -183,6 +183,10 @@ func (m *Manager) serveConn(ctx context.Context, conn *tls.Conn, handlers map[st
 			m.cfg.Logger.Debug("a connection of a node was refused", "remote", conn.RemoteAddr(), "err", err)
 			return
 		}
+		if !m.stands(conn.NetConn(), peer) {
+			return
+		}
+		defer m.fell(conn.NetConn())
 	}
 	handlers[cs.NegotiatedProtocol](ctx, conn, peer)
 }
@@ -208,7 +212,8 @@ func (m *Manager) Dial(ctx context.Context, address string, node [16]byte, proto
 	if err != nil {
 		return nil, errs.As(op, dialKind(ctx), err)
 	}
-	conn := tls.Client(rpc.Wire(raw), m.ClientConfig(node, protocol))
+	below := &dialed{Conn: raw, m: m}
+	conn := tls.Client(rpc.Wire(below), m.ClientConfig(node, protocol))
 	hctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	if err := conn.HandshakeContext(hctx); err != nil {
@@ -218,6 +223,10 @@ func (m *Manager) Dial(ctx context.Context, address string, node [16]byte, proto
 			return nil, errs.Wrap(op, err)
 		}
 		return nil, errs.As(op, dialKind(ctx), err)
+	}
+	if !m.stands(below, node) {
+		conn.Close() // nothing was said on it
+		return nil, errs.E(op, errs.Denied, "the peer was revoked")
 	}
 	return conn, nil
 }

@@ -257,14 +257,18 @@ func (s *State) Revoke(node [16]byte, now time.Time) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
+	at := max(now.Unix(), c.gossipStep.since) // the node knows the keys of this step
+	if c.gossipStep.phase == Introduced {     // but nobody uses the new one yet: it becomes one that the node does not know
+		c.gossip[1] = newGossipKey()
+	}
 	i, is := slices.BinarySearchFunc(c.revoked, node, byNode)
 	switch {
 	case is:
-		c.revoked[i].at = now.Unix()
+		c.revoked[i].at = at
 	case len(c.revoked) == maxRevocations:
 		return nil, errs.E(op, errs.Full, fmt.Sprintf("%d nodes are revoked already; replace the authority instead", maxRevocations))
 	default:
-		c.revoked = slices.Insert(c.revoked, i, revocation{node, now.Unix()})
+		c.revoked = slices.Insert(c.revoked, i, revocation{node, at})
 	}
 	return c, nil
 }

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/ostraka/ostraka/cluster"
+	"github.com/ostraka/ostraka/cluster/trust"
 	"github.com/ostraka/ostraka/console"
+	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
@@ -95,7 +97,48 @@ func (p planner) RemoveNode(ctx context.Context, name string) error {
 	if p.s.alive(n.ID) {
 		return errs.E("server.RemoveNode", errs.Precondition, "the node is alive: stop it first")
 	}
+	if list := p.s.control.State().DrivesOf(n.ID); len(list) > 0 {
+		return errs.E("server.RemoveNode", errs.Precondition, fmt.Sprintf("the node has %d drives in the layout: drain it first, with --dead if they never come back", len(list)))
+	}
+	// Before it is forgotten: one that is not listed any more could not be named again.
+	if err := p.revoke(ctx, n.ID); err != nil {
+		return err
+	}
 	return p.s.control.RemoveNode(ctx, n.ID)
+}
+
+// revoke makes what a node's certificates prove worthless in all processes, which cut the connections that it has. The
+// gossip key, which it knows as well, is replaced step by step (mesh.rotate).
+func (p planner) revoke(ctx context.Context, id disk.ID) error {
+	if p.s.mesh == nil {
+		return nil
+	}
+	return persist(ctx, func() error {
+		for {
+			raw, revision := p.s.control.State().Trust()
+			t, err := trust.Decode(raw)
+			if err != nil {
+				return err
+			}
+			if t.Revoked(id) {
+				return nil
+			}
+			next, err := t.Revoke(id, time.Now())
+			if errs.Is(err, errs.Full) {
+				p.log.Warn("a node is removed, and its certificate stays good until it runs out", "node", id, "err", err)
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if err = p.s.control.PutTrust(ctx, next.AppendTo(nil), revision); !errs.Is(err, errs.Stale) {
+				return err
+			}
+			if err := p.s.control.Refresh(ctx); err != nil { // somebody was faster: look again
+				return err
+			}
+		}
+	})
 }
 
 // SetZone implements console.Planner.
