@@ -64,7 +64,7 @@ type LostData struct {
 
 // Job is one long piece of work.
 type Job struct {
-	Kind             string     `json:"kind"`                 // rebuild or check
+	Kind             string     `json:"kind"`                 // rebuild, move, check or recode
 	Drive            uint16     `json:"drive,omitempty"`      // rebuild: the newcomer
 	Path             string     `json:"path,omitempty"`       // of that drive
 	State            string     `json:"state"`                // running, paused, waiting or done
@@ -73,12 +73,12 @@ type Job struct {
 	Ended            *time.Time `json:"ended"`                // null: not yet
 	Done             int64      `json:"done_registers"`       // of the records
 	Total            int64      `json:"total_registers"`      // estimated; 0: not known
-	Shards           int64      `json:"shards"`               // written and read back, or verified
+	Shards           int64      `json:"shards"`               // written and read back, or verified; recode: bodies
 	Bytes            int64      `json:"bytes"`                // of them
 	BytesPerSecond   float64    `json:"bytes_per_second"`     //
 	RecordsPerSecond float64    `json:"registers_per_second"` //
 	Remaining        *float64   `json:"remaining_seconds"`    // estimated; null: not known
-	Bad              int64      `json:"findings"`             //
+	Bad              int64      `json:"findings"`             // recode: what could not be re-coded yet
 	Repaired         int64      `json:"repaired"`             // of the findings
 	LastError        string     `json:"last_error,omitempty"` //
 }

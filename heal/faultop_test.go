@@ -89,6 +89,7 @@ type opWork struct {
 	name    string
 	prepare func(w *world, want map[string][]byte)
 	run     func(ctx context.Context, w *world)
+	finish  func(w *world) // what the process after that does besides; nil: nothing
 }
 
 func opWorks() []opWork {
@@ -110,12 +111,36 @@ func opWorks() []opWork {
 			w.healer.Trigger()
 			_ = w.healer.Pass(ctx)   // what fails is seen afterwards
 			_ = w.healer.upkeep(ctx) // compares, and drops tombstones
-		}},
+		}, nil},
 		{"a replacement", func(w *world, want map[string][]byte) {
 			w.replace(1, 6)
 		}, func(ctx context.Context, w *world) {
 			for range 3 { // membership, shards, verification; the check after it
 				_ = w.healer.work(ctx)
+			}
+		}, nil},
+		{"a re-coding", func(w *world, want map[string][]byte) {
+			maps.Copy(want, w.fillReduced(7))
+			w.heal()
+			w.clock.pass(2 * time.Hour)
+			w.reduce(2, 2)
+		}, func(ctx context.Context, w *world) {
+			_ = w.healer.recodeAll(ctx)
+			w.clock.pass(time.Hour)
+			w.healer.Trigger()
+			_ = w.healer.Pass(ctx)
+		}, func(w *world) {
+			for range 4 { // what is on drives that missed something comes with their repair
+				w.heal()
+				w.upkeep()
+				w.healer.Trigger()
+				if err := w.recode(); err != nil {
+					w.t.Fatal(err)
+				}
+			}
+			w.collected()
+			if n := w.old(); n != 0 {
+				w.t.Errorf("%d bodies are old in the end: %+v", n, w.healer.Status())
 			}
 		}},
 	}
@@ -229,6 +254,9 @@ func (work *opWork) try(t *testing.T, m *image, at int64, cut bool, rng *rand.Ra
 		}
 	}
 	w.rebuilt()
+	if work.finish != nil {
+		work.finish(w)
+	}
 	for range 4 {
 		w.heal()
 		w.upkeep()

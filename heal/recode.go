@@ -143,7 +143,7 @@ func (h *Healer) still(mark string) (state string, ok bool) {
 	switch {
 	case h.paused():
 		return JobPaused, false
-	case h.planOpen() || len(h.c.Replacements()) > 0 || markOf(l) != mark:
+	case l.Widening() || h.planOpen() || len(h.c.Replacements()) > 0 || markOf(l) != mark:
 		return JobWaiting, false
 	}
 	return JobRunning, true

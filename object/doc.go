@@ -23,6 +23,12 @@
 //   - Bytes of two versions are never mixed in one answer: before the first byte a vanished shard
 //     makes the read begin again at the record, after it the read fails.
 //
+// # Re-coding
+//
+// A body may be written again in another profile, under another data id; the version that names it stays the same to
+// clients (recode.go). Parts become those of another upload then, whose id follows from what is re-coded; its register
+// is that of a completed upload, with the upload that it is made of in Completed.Upload until a version names it.
+//
 // # The manifest
 //
 // The parts of a completed multipart upload are listed in the manifest, an immutable body with a

@@ -56,7 +56,10 @@ func counts(j *console.Job) (parts []string) {
 	if j.State == "running" && j.BytesPerSecond > 0 {
 		parts = append(parts, bytesOf(int64(j.BytesPerSecond))+"/s")
 	}
-	if j.Bad > 0 {
+	switch {
+	case j.Bad > 0 && j.Kind == "recode":
+		parts = append(parts, humanize.Comma(j.Bad)+" versions could not be re-coded yet")
+	case j.Bad > 0:
 		parts = append(parts, fmt.Sprintf("%s findings, %s repaired", humanize.Comma(j.Bad), humanize.Comma(j.Repaired)))
 	}
 	switch {

@@ -197,7 +197,7 @@ func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Log
 		s.operator.self = s.mesh.self
 	}
 	hc := heal.Config{
-		Meta: s.meta, Layout: s.layout, Buckets: s.store, Drives: s.healDrives(), Logger: log,
+		Meta: s.meta, Layout: s.layout, Buckets: s.store, Drives: s.healDrives(), Recoder: s.store, Logger: log,
 		Replacements: s.operator.forHealing, Control: movers{s.control.Control}, Fences: s.control.fences, Deletions: s.control.deletions, Load: s.load,
 		Settings: settingsOf(s.control.State()),
 		Local: func() []node.Drive {
@@ -210,8 +210,8 @@ func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Log
 	}
 	if s.mesh != nil {
 		hc.Moves = planMover{s.control.Control}
-	}
 		hc.Retired = func(num uint16) bool { return s.control.State().Retired(num) }
+	}
 	h := heal.New(hc)
 	// Nodes tell what it asks of them from what requests ask.
 	ctx, s.stopHeal = context.WithCancel(rpc.WithMeta(context.WithoutCancel(ctx), rpc.Meta{Priority: rpc.Background}))
