@@ -81,6 +81,14 @@ type Job struct {
 	Bad              int64      `json:"findings"`             // recode: what could not be re-coded yet
 	Repaired         int64      `json:"repaired"`             // of the findings
 	LastError        string     `json:"last_error,omitempty"` //
+
+	// Of a move: positions that get another drive, those that are over, how often members changed, and how long the
+	// partitions concerned stood still for that, in seconds, in all and at most.
+	Moves        int     `json:"moves,omitempty"`
+	MovesDone    int     `json:"moves_done,omitempty"`
+	Swaps        int     `json:"swaps,omitempty"`
+	Pause        float64 `json:"pause_seconds,omitempty"`
+	LongestPause float64 `json:"longest_pause_seconds,omitempty"`
 }
 
 func (h *Handler) heal(*http.Request) (any, error) { return h.healStatus(), nil }
@@ -101,7 +109,8 @@ func (h *Handler) healStatus() *HealStatus {
 	for _, j := range s.Jobs {
 		job := Job{Kind: j.Kind, Drive: j.Drive, Path: at[j.Drive], State: j.State, Phase: j.Phase, Begun: instant(j.Begun), Ended: instant(j.Ended),
 			Done: j.Done, Total: j.Total, Shards: j.Shards, Bytes: j.Bytes, BytesPerSecond: finite(j.BytesPerSecond),
-			RecordsPerSecond: finite(j.RegistersPerSecond), Bad: j.Bad, Repaired: j.Repaired, LastError: j.LastErr}
+			RecordsPerSecond: finite(j.RegistersPerSecond), Bad: j.Bad, Repaired: j.Repaired, LastError: j.LastErr,
+			Moves: j.Moves, MovesDone: j.MovesDone, Swaps: j.Swaps, Pause: j.Pause.Seconds(), LongestPause: j.LongestPause.Seconds()}
 		if j.Remaining > 0 {
 			sec := j.Remaining.Seconds()
 			job.Remaining = &sec

@@ -435,6 +435,10 @@ func TestProgressLinesFitAndNeverSayAllBeforeTheEnd(t *testing.T) {
 			}
 		}
 	}
+	move := console.Job{Kind: "move", State: "running", Moves: 6826, MovesDone: 12, Swaps: 56, LongestPause: 1.234}
+	if got, want := describeJob(&move), "longest pause of a partition 1.23 s"; !strings.Contains(got, want) || !strings.Contains(got, "12 of 6,826 positions") {
+		t.Errorf("%q, want the positions and %q", got, want)
+	}
 	for d, want := range map[time.Duration]string{-1: "0s", 1500 * time.Millisecond: "1.5s", 59 * time.Second: "59s", 90 * time.Second: "1m30s",
 		3*time.Hour + 7*time.Minute: "3h07m", 50 * time.Hour: "2d02h"} {
 		if got := duration(d); got != want {

@@ -56,6 +56,12 @@ func counts(j *console.Job) (parts []string) {
 	if j.State == "running" && j.BytesPerSecond > 0 {
 		parts = append(parts, bytesOf(int64(j.BytesPerSecond))+"/s")
 	}
+	if j.Moves > 0 {
+		parts = append(parts, fmt.Sprintf("%s of %s positions", humanize.Comma(int64(j.MovesDone)), humanize.Comma(int64(j.Moves))))
+	}
+	if j.Swaps > 0 {
+		parts = append(parts, fmt.Sprintf("longest pause of a partition %.2f s", j.LongestPause))
+	}
 	switch {
 	case j.Bad > 0 && j.Kind == "recode":
 		parts = append(parts, humanize.Comma(j.Bad)+" versions could not be re-coded yet")
