@@ -48,6 +48,12 @@
 // each drive by themselves, spread evenly over a period: so a check that begins merely because the last is old reads none,
 // unless the scrubs are late or most of the shards are younger than they.
 //
+// # Re-coding
+//
+// Data keep the profile that they were written with until they are written again in the one that their storage class
+// asks for now (recode.go): by the object plane, under a new data id, and by an ordinary round. Each drive's rows are
+// walked for it after a change of the layout, and not any more once two walks a day apart met nothing.
+//
 // # Collection
 //
 // Dead data goes by the lists above (garbage.go). Once a day, by the drives' own record of when it was last,

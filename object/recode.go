@@ -34,10 +34,6 @@ import (
 // register says of which upload and version it is (Completed.Upload is not its own id); EndRecode tells by that
 // what is left behind.
 
-// recodeAfter is how old a multipart object has to be. Until then a repeated completion, which asks the upload,
-// should find it.
-const recodeAfter = time.Hour
-
 // ProfileOf returns the profile that a new write of a storage class to a partition has.
 func (s *Store) ProfileOf(l *placement.Layout, class string, partition uint32) erasure.Profile {
 	return l.ProfileOf(class, partition)
@@ -324,7 +320,7 @@ func (r *recoding) multipart(ctx context.Context) error {
 	if r.v.Manifest.Profile == list && !slices.ContainsFunc(parts, func(x manifestPart) bool { return x.data.Profile != want }) {
 		return nil
 	}
-	if age := s.now().Sub(time.Unix(0, r.v.ModTime)); age >= 0 && age < recodeAfter {
+	if age := s.now().Sub(time.Unix(0, r.v.ModTime)); age >= 0 && age < s.c.RecodeAfter {
 		return errs.E("object."+r.op, errs.Busy, "the upload was completed a moment ago")
 	}
 	id := recodedUpload(r.v, want, list)

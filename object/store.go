@@ -59,6 +59,9 @@ type Config struct {
 	CacheBytes int64
 	// CallTimeout bounds one call to one drive outside of streams; 0 means 10 s.
 	CallTimeout time.Duration
+	// RecodeAfter is how old a multipart object has to be to be re-coded: until then a repeated completion, which asks its
+	// upload, should find it; 0 means an hour.
+	RecodeAfter time.Duration
 	// OnRepair is told that a read left a repair row, once a drive has it. It must not block; nil: nobody is.
 	OnRepair func()
 }
@@ -129,6 +132,9 @@ func New(c Config) *Store {
 	}
 	if c.CallTimeout == 0 {
 		c.CallTimeout = defaultTimeout
+	}
+	if c.RecodeAfter == 0 {
+		c.RecodeAfter = time.Hour
 	}
 	s := &Store{c: c, meta: c.Meta, control: c.Control, drives: c.Drives, coders: c.Coders, encoder: c.Encoder,
 		pool: c.Buffers, log: c.Logger, now: c.Now, cache: newBlockCache(c.CacheBytes),

@@ -189,7 +189,7 @@ func (o *session) write(op string, v, when *value) (res string) {
 	} else {
 		var info object.Info
 		var err error
-		info, err = o.s.store.Put(o.ctx, o.bucket, o.key, o.slowly(v.body), object.PutOptions{Size: int64(len(v.body)), If: cond, Owner: rootAccount})
+		info, err = o.s.store.Put(o.ctx, o.bucket, o.key, o.slowly(v.body), object.PutOptions{Size: int64(len(v.body)), If: cond, Owner: rootAccount, Class: o.class()})
 		res = o.outcome(err)
 		if res == "ok" {
 			if info.ETag != v.etag {
@@ -416,7 +416,7 @@ func (o *session) copy() {
 	if v.etagN != "" {
 		etags = append(etags, v.etagN)
 	}
-	r, err := o.s.store.Copy(o.ctx, plainBucket, from, o.bucket, o.key, object.CopyOptions{SourceIf: object.Conditions{IfMatch: etags}, Put: object.PutOptions{Owner: rootAccount}})
+	r, err := o.s.store.Copy(o.ctx, plainBucket, from, o.bucket, o.key, object.CopyOptions{SourceIf: object.Conditions{IfMatch: etags}, Put: object.PutOptions{Owner: rootAccount, Class: o.class()}})
 	res := o.outcome(err)
 	if res == "412" || res == "404" {
 		return // the source has changed
@@ -473,7 +473,7 @@ func (o *session) mustFail(what string, err error, kinds ...errs.Kind) {
 // accomplice who does something else at the same time.
 func (o *session) multipart() {
 	st := o.s.store
-	up, err := st.CreateUpload(o.ctx, o.bucket, o.key, object.UploadOptions{Owner: rootAccount})
+	up, err := st.CreateUpload(o.ctx, o.bucket, o.key, object.UploadOptions{Owner: rootAccount, Class: o.class()})
 	if o.outcome(err) != "ok" {
 		return
 	}
@@ -620,6 +620,9 @@ func (o *session) httpPut(v *value, cond *object.Conditions) string {
 	}
 	if len(cond.IfNoneMatch) > 0 {
 		h.Set("If-None-Match", cond.IfNoneMatch[0])
+	}
+	if class := o.class(); class != "" {
+		h.Set("X-Amz-Storage-Class", class)
 	}
 	code, answer := o.http(http.MethodPut, name(o.bucket, o.key), v.body, h)
 	res := o.status(code, http.StatusOK)

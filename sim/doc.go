@@ -16,6 +16,7 @@
 //   - every key can be read, every acknowledged version byte for byte, and so it is with m drives gone;
 //   - every row and every shard of what is current is there and verified, on n drives, and of every body
 //     that any record names there are n shards;
+//   - all data have the profile that their storage class asks for now, which changes in the middle of runs;
 //   - LIST equals the HEADs, key by key;
 //   - the counter equals the increments that were acknowledged, but for those of unknown outcome;
 //   - a check that the store makes of itself ends with healthy;
@@ -56,6 +57,7 @@
 //	39  LIST in churn               list, in pages                       → histories
 //	40  DELETE with a drive away    remove during pull                   → histories
 //	41  Complete and re-upload      multipart with an accomplice         → histories
+//	    profiles change             the class REDUCED_REDUNDANCY gets another one; data are re-coded beneath clients → all of the above
 //	43  mover crash                 power during replace                 → the replacement ends; its partitions name the new drive
 //	47  bucket deletion and PUT     churn                                → history of the whole bucket
 //

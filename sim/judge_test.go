@@ -114,6 +114,7 @@ func (w *world) judge() {
 		return
 	}
 	w.inspect(all, true)
+	w.checkProfiles()
 	w.checkWhole()
 	w.checkReplaced()
 	w.checkHealthy()

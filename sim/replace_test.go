@@ -208,8 +208,12 @@ func (w *world) checkWhole() {
 		at := chunk{r.ID.Data, r.ID.Chunk}
 		holders[at], rows[at] = append(holders[at], d.Num()), r
 	})
-	n := w.profile.N()
+	bodies := w.bodies()
 	for at, nums := range holders {
+		n := w.profile.N()
+		if b, ok := bodies[at.data]; ok {
+			n = b.data.Profile.N()
+		}
 		if len(nums) == n {
 			continue
 		}

@@ -133,8 +133,8 @@ func (s *server) assemble(all drives, h heal.Config) {
 	log := s.w.log
 	s.meta = metadata.NewClient(metadata.ClientConfig{Replicas: all, Logger: log, Now: s.now})
 	s.store = object.New(object.Config{Control: s.control, Drives: all, Meta: s.meta, Logger: log, Now: s.now,
-		InlineLimit: inlineLimit, ChunkSize: chunkSize, MinPartSize: 1, CacheBytes: s.w.cache})
-	h.Meta, h.Layout, h.Buckets, h.Logger, h.Now = s.meta, s.control.Layout, s.store, log, s.now
+		InlineLimit: inlineLimit, ChunkSize: chunkSize, MinPartSize: 1, CacheBytes: s.w.cache, RecodeAfter: 2 * time.Second})
+	h.Meta, h.Layout, h.Buckets, h.Recoder, h.Logger, h.Now = s.meta, s.control.Layout, s.store, s.store, log, s.now
 	h.Control, h.Fences, h.Deletions, h.Every = s.control, s.fences, s.deletions, time.Minute
 	local := gateway{s.links, s.set}
 	h.Local = func() (open []node.Drive) {
@@ -211,7 +211,11 @@ func (s *server) firstLayout() (*placement.Layout, error) {
 	for _, f := range s.set.Founders() {
 		list = append(list, placement.Drive{Num: f.Num, ID: f.Drive})
 	}
-	return placement.NewLayout(list, s.w.profile, layoutBits)
+	l, err := placement.NewLayout(list, s.w.profile, layoutBits)
+	if err != nil {
+		return nil, err
+	}
+	return l.WithReduced(s.w.profile) // one with less parity would lose more
 }
 
 // stop ends the process. After a power cut nothing of it reaches a disk any more.

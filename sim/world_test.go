@@ -253,6 +253,7 @@ func (w *world) run(o options) {
 	}
 	rounds := 2 + w.rng.IntN(4)
 	for range rounds {
+		w.recast()
 		w.round(clients, o)
 		if w.failed() {
 			return
