@@ -87,6 +87,7 @@ type mover struct {
 	fails  int
 	tried  time.Time       // when members were changed last
 	size   int             // of the next batch
+	whole  int             // of one of which all rows are copied while partitions stand still
 	kept   map[uint16]bool // newcomers on which the state was stored
 	state  moverState
 	loaded bool
@@ -121,9 +122,12 @@ type moving struct {
 
 const (
 	// moveBatch bounds how many partitions stand still together. Of each plan firstBatch do at first; then as many as fit the
-	// pause: more after one below shortPause, fewer after one above longPause, or that ended in the middle.
+	// pause: more after one below shortPause, fewer after one above longPause; where up to fewRows rows were carried, which is not
+	// what takes long, no fewer than at first. Where all rows are copied, there are about wholeRows of them.
 	moveBatch  = 128
 	firstBatch = 16
+	fewRows    = 256
+	wholeRows  = 1024
 	shortPause = time.Second
 	longPause  = 3 * time.Second
 	// begunEvery is how often a walk is left for partitions that stand still.
@@ -391,6 +395,7 @@ func (h *Healer) moveMembers(ctx context.Context, m *mover, begunOnly bool) erro
 	const op = "heal.moveMembers"
 	stay := make(map[placement.Move]bool) // could not change
 	m.tried = h.c.Now()
+	m.whole = h.wholeBatch(ctx)
 	for ctx.Err() == nil {
 		l := h.c.Layout()
 		batch, begun := h.nextMoves(l, m, stay, begunOnly || h.paused())
@@ -406,7 +411,7 @@ func (h *Healer) moveMembers(ctx context.Context, m *mover, begunOnly bool) erro
 		skipped, err := h.moveSwap(ctx, m, l, batch)
 		if err != nil {
 			m.again = true // what is half done goes on under a higher term
-			m.size = max(m.size/4, 1)
+			m.size = min(m.size, firstBatch)
 			if !m.wedged {
 				m.wedged, m.fails = true, 0
 			}
@@ -458,7 +463,7 @@ func (h *Healer) nextMoves(l *placement.Layout, m *mover, stay map[placement.Mov
 				continue
 			}
 			if batch = append(batch, x.Move); len(batch) == 1 && h.copiesRows(l, x.Move) {
-				limit = 1
+				limit = min(limit, max(m.whole, 1))
 			}
 			if len(batch) == limit {
 				break
@@ -509,6 +514,26 @@ func (h *Healer) copiesRows(l *placement.Layout, x placement.Move) bool {
 	return h.staying(g, x) < max(g.Quorum.W, placement.RecordQuorum(l.Profile(), l.SpreadAfter(x)).W)
 }
 
+// wholeBatch returns how many partitions have about as many rows as may be copied while they stand still, as far as the
+// local drives tell.
+func (h *Healer) wholeBatch(ctx context.Context) int {
+	l := h.c.Layout()
+	least := moveBatch
+	local := h.local()
+	for _, d := range local {
+		shards, _, err := d.ShardUsage(ctx)
+		if err != nil {
+			return 1
+		}
+		each := int(shards) / max(len(l.PartitionsOf(d.Num())), 1)
+		least = min(least, wholeRows/(each+1))
+	}
+	if len(local) == 0 {
+		return 1
+	}
+	return max(least, 1)
+}
+
 // moveSwap makes the newcomer of moves a member. It returns the partitions that had too few drives.
 func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, batch []placement.Move) (skipped []uint32, err error) {
 	from, to := batch[0].From, batch[0].To
@@ -539,8 +564,10 @@ func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, ba
 		m.state.Pause += report.Pause
 		m.state.Longest = max(m.state.Longest, report.Pause)
 		switch {
-		case report.Pause > longPause || len(report.Skipped) > 0:
+		case report.Pause > longPause && report.Rows > fewRows:
 			m.size = max(m.size/2, 1)
+		case report.Pause > longPause:
+			m.size = max(m.size/2, min(m.size, firstBatch)) // fewer would stand still for as long
 		case report.Pause < shortPause && len(batch) == m.size:
 			m.size = min(2*m.size, h.moving.batch)
 		}

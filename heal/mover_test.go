@@ -209,12 +209,13 @@ func TestPartitionsThatStandStillDoNotWaitForAWalk(t *testing.T) {
 type pausing struct {
 	Mover
 	pause time.Duration
+	rows  int
 	sizes []int
 }
 
 func (m *pausing) Swap(_ context.Context, s metadata.Swap) (metadata.SwapReport, error) {
 	m.sizes = append(m.sizes, len(s.Groups))
-	r := metadata.SwapReport{Pause: m.pause}
+	r := metadata.SwapReport{Pause: m.pause, Rows: m.rows}
 	for _, g := range s.Groups {
 		r.Swapped = append(r.Swapped, g.Partition)
 	}
@@ -241,10 +242,18 @@ func TestBatchesFitThePause(t *testing.T) {
 		}
 	}
 	m.size = 1
+	swap.rows = fewRows + 1
 	after(shortPause/2, 2)
 	after(2*shortPause, 2)
 	after(2*longPause, 1)
 	after(2*longPause, 1)
+	swap.rows = fewRows
+	after(2*longPause, 1)
+	m.size = 4 * firstBatch
+	after(2*longPause, 2*firstBatch)
+	after(2*longPause, firstBatch)
+	after(2*longPause, firstBatch)
+	swap.sizes = swap.sizes[:4]
 	if !slices.Equal(swap.sizes, []int{1, 2, 2, 1}) {
 		t.Errorf("the batches had %v partitions", swap.sizes)
 	}
