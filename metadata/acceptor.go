@@ -108,6 +108,10 @@ type mutations struct {
 	staleMover     bool // a mover does not know what was published before its term
 	pastEnd        bool // a listing goes on behind where a drive ended that has more
 	noVoid         bool // what a member that was away holds undecided keeps its ballot
+	oldQuorum      bool // the image of a partition that becomes wider is on as many as its old quorum asks for
+	newZ           bool // a partition becomes wider once as many are wedged as its new quorum asks for, newcomers too
+	bareJoin       bool // who joins a partition that becomes wider counts without the rows
+	newPlaces      bool // where a body lies follows from how wide its partition is now
 }
 
 // NewAcceptor reads ceiling, floors and fences. Errors are those of the KV, Corrupt, Unsupported.

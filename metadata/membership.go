@@ -144,7 +144,7 @@ type Membership interface {
 
 var _ Membership = (*Acceptor)(nil)
 
-// Swap puts the drive New into the place of Old in some partitions.
+// Swap puts the drive New into the place of Old in some partitions; or, with Join, makes some partitions wider.
 type Swap struct {
 	Transition, Term uint64
 	Old, New         uint16
@@ -153,6 +153,9 @@ type Swap struct {
 	Groups           []placement.Group // of Layout; each has Old, none has New
 	// Next are the quorums of the next epochs, by group; nil: they stay.
 	Next []placement.Quorum
+	// Join are, by group, the drives that join it, in the order of their positions, behind the members. Nobody leaves:
+	// Old and New are zero, and Next has as many members more.
+	Join [][]uint16
 	// Fences are the epochs of buckets as far as the control plane knows them (bucket, epoch), beyond
 	// those that the drives tell.
 	Fences []Fence

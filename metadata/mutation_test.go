@@ -42,6 +42,10 @@ var mutants = []mutant{
 	{"a change of membership wedges n−W+1 members", mutations{wedgeTooFew: true}, 1, 968, 20000},
 	{"a listing hears drives on which the epochs of its layout are over", mutations{staleList: true}, 0, 500009836, 20000},
 	{"a mover does not know what was published before its term", mutations{staleMover: true}, 2, 135, 10000},
+	{"a partition that becomes wider is published on as many as its old quorum asks for", mutations{oldQuorum: true}, 1, 16, 10000},
+	{"a partition becomes wider once as many are wedged as its new quorum asks for", mutations{newZ: true}, 1, 6231, 40000},
+	{"who joins a partition counts without its rows", mutations{bareJoin: true}, 1, 16, 10000},
+	{"where a body lies follows from how wide its partition is now", mutations{newPlaces: true}, 1, 0, 20000},
 	{"what was let go of is garbage though its writer proposed it again", mutations{keepNamed: true}, 2, 274168, 200},
 }
 

@@ -80,13 +80,12 @@ func (c *proc) fence(epoch uint64) {
 }
 
 func (c *proc) fenced(have uint32) bool {
-	need := c.s.cfg.q.N - c.s.cfg.q.W + 1
 	for p := range c.layout {
-		n := 0
+		q, n := c.layout[p].Quorum, 0
 		for _, d := range c.layout[p].Drives {
 			n += int(have >> d & 1)
 		}
-		if n < need {
+		if n < q.N-q.W+1 {
 			return false
 		}
 	}

@@ -52,11 +52,11 @@ func (s *sim) proposed(reg *register, p *proposer) {
 	reg.stacks[st.ID] = stack
 }
 
-// holds notes that drive i accepted under b.
-func (s *sim) holds(i int, reg *register, b Ballot) {
+// holds notes that drive i accepted under b, in an epoch in which w members are enough.
+func (s *sim) holds(i int, reg *register, b Ballot, w int) {
 	mask := reg.accepts[b] | 1<<i
 	reg.accepts[b] = mask
-	if reg.chosen.Less(b) && bits.OnesCount32(mask) >= s.cfg.q.W {
+	if reg.chosen.Less(b) && bits.OnesCount32(mask) >= w {
 		reg.chosen = b
 		s.commits++
 		s.check(reg)
@@ -64,8 +64,8 @@ func (s *sim) holds(i int, reg *register, b Ballot) {
 }
 
 // chained looks, once W members accepted b, whether its state follows from what was chosen before.
-func (s *sim) chained(reg *register, b Ballot) {
-	if !reg.chain.Less(b) || bits.OnesCount32(reg.accepts[b]) < s.cfg.q.W {
+func (s *sim) chained(reg *register, b Ballot, w int) {
+	if !reg.chain.Less(b) || bits.OnesCount32(reg.accepts[b]) < w {
 		return
 	}
 	old, st := reg.states[reg.chain], reg.states[b]
@@ -134,14 +134,16 @@ func (s *sim) checkVersion(reg *register, v *Version) {
 func (s *sim) checkData(reg *register, d *Data) {
 	for chunk := range d.Chunks() {
 		n := 0
-		for _, x := range s.drives {
-			if x.shards.sealed[simShard{d.ID, chunk}] {
+		part := s.chunkPart(reg, int(chunk))
+		for _, pos := range s.layout[part].Places(d.Profile, d.Width, d.ID) {
+			// Shards do not move here: one is where it was when its position had another drive.
+			if slices.ContainsFunc(s.stood[part][pos], func(i uint16) bool { return s.drives[i].shards.sealed[simShard{d.ID, chunk}] }) {
 				n++
 			}
 		}
-		if n < s.cfg.k {
-			s.fail("data loss: %q kind %d: data of op%d has %d shards of chunk %d, needs %d", reg.addr.Key, reg.addr.Kind,
-				int(d.ID[0])|int(d.ID[1])<<8, n, chunk, s.cfg.k)
+		if n < int(d.Profile.Data) {
+			s.fail("data loss: %q kind %d: data of op%d has %d shards of chunk %d where they belong, needs %d", reg.addr.Key, reg.addr.Kind,
+				int(d.ID[0])|int(d.ID[1])<<8, n, chunk, d.Profile.Data)
 			return
 		}
 	}

@@ -53,18 +53,40 @@ type body struct {
 	parts []*body // of a manifest: what it names
 }
 
-func (s *sim) newBody(op int, reg *register, file bool) *body {
-	b := &body{op: op, reg: reg, data: Data{ID: erasure.DataID{byte(op), byte(op >> 8), 0xd1, 0xd2, 0xd3}, Size: 1,
-		Profile: erasure.Profile{Data: uint8(s.cfg.k), Parity: uint8(s.cfg.q.N - s.cfg.k)}}}
+func (c *proc) newBody(op int, reg *register, file bool) *body {
+	s := c.s
+	b := &body{op: op, reg: reg, data: Data{ID: erasure.DataID{byte(op), byte(op >> 8), 0xd1, 0xd2, 0xd3}, Size: 1}}
 	if file {
 		b.data.ChunkSize = 1
 		if len(s.layout) > 1 && s.rng.IntN(2) == 0 {
 			b.data.Size = 2
 		}
 	}
+	// As wide as all partitions of its chunks, as far as the gateway knows.
+	least := c.group(reg.part)
+	for chunk := range int(b.data.Chunks()) {
+		if g := c.group(s.chunkPart(reg, chunk)); g.Quorum.N < least.Quorum.N {
+			least = g
+		}
+	}
+	b.data.Profile = least.Profile
+	if n := least.Quorum.N; n != least.First {
+		b.data.Width = uint8(n)
+	}
 	s.bodies[op] = b
 	return b
 }
+
+// places are the positions of a body's shards in the group of one of its chunks.
+func (s *sim) places(g *placement.Group, d *Data) []int {
+	if s.mut.newPlaces {
+		return placement.Positions(d.Profile, len(g.Drives), d.ID)
+	}
+	return g.Places(d.Profile, d.Width, d.ID)
+}
+
+// need is the shard quorum of a body.
+func (b *body) need() int { return placement.ShardQuorum(b.data.Profile, 1) }
 
 // proc is one request at a gateway, or one job of a maintainer: rounds and readings, one after the other.
 type proc struct {
@@ -252,12 +274,12 @@ func (c *proc) on(stage int) bool { return !c.done && c.stage == stage }
 // update changes a register, and then finish looks at the proposer.
 func (c *proc) update(reg *register, op *Operation, finish func(p *proposer)) {
 	c.of, c.finish, c.tries, c.wide, c.main = reg, finish, 0, nil, false
-	c.p = c.s.newProposer(reg, op)
+	c.p = c.newProposer(reg, op)
 	c.begin()
 }
 
-func (s *sim) newProposer(reg *register, op *Operation) *proposer {
-	p := newProposer(s.cfg.q, reg.addr.Kind, op, s.mut)
+func (c *proc) newProposer(reg *register, op *Operation) *proposer {
+	p := newProposer(c.group(reg.part).Quorum, reg.addr.Kind, op, c.s.mut)
 	p.kept = 2
 	return p
 }
@@ -271,7 +293,7 @@ func (s *sim) ballot(seen Ballot, skew uint64) Ballot {
 func (c *proc) begin() {
 	s := c.s
 	c.tries++
-	c.tried = make([]bool, s.cfg.q.N)
+	c.tried = make([]bool, c.p.q.N)
 	b := s.ballot(c.p.seen, c.skew)
 	c.p.begin(b)
 	stage := c.wait(c.roundLate)
@@ -303,13 +325,13 @@ func simCarry[T any, P interface {
 }
 
 func (c *proc) accept(pos int, m *AcceptRequest) {
-	s, stage, reg := c.s, c.stage, c.of
+	s, stage, reg, w := c.s, c.stage, c.of, c.p.q.W
 	drive := int(c.group(reg.part).Drives[pos])
 	simSend(c, drive, "accept", func(a *Acceptor) (*AcceptReply, error) {
 		r, err := a.Accept(context.Background(), simCarry(s, m))
 		if err == nil && r.Accepted {
-			s.holds(drive, reg, m.Ballot)
-			s.chained(reg, m.Ballot)
+			s.holds(drive, reg, m.Ballot, w)
+			s.chained(reg, m.Ballot, w)
 		}
 		return r, err
 	}, func(r *AcceptReply, err error) {
@@ -382,7 +404,9 @@ func (c *proc) pin() {
 	stage := c.wait(func() { c.pinned(p, errs.E("sim", errs.Timeout, "late")) })
 	part := s.chunkPart(b.reg, 1)
 	var have, heard uint32
-	for pos, drive := range c.group(part).Drives {
+	places := s.places(c.group(part), &b.data)
+	for _, pos := range places {
+		drive := c.group(part).Drives[pos]
 		m := &PinRequest{Header: c.header(part), Data: b.data.ID, Chunk: 1, Ballot: p.ballot}
 		simSend(c, int(drive), "pin", func(a *Acceptor) (*PinReply, error) {
 			return a.Pin(context.Background(), simCarry(s, m))
@@ -395,9 +419,9 @@ func (c *proc) pin() {
 				have |= 1 << pos
 			}
 			switch {
-			case bits.OnesCount32(have) >= s.cfg.need() || s.mut.noHave:
+			case bits.OnesCount32(have) >= b.need() || s.mut.noHave:
 				c.pinned(p, nil)
-			case bits.OnesCount32(heard) == s.cfg.q.N:
+			case bits.OnesCount32(heard) == len(places):
 				c.pinned(p, errs.E("sim", errs.Unavailable, "too few pins"))
 			}
 		})
@@ -466,7 +490,7 @@ type simRead struct {
 // read finds the chosen state of a register.
 func (c *proc) read(reg *register, then func(simRead)) {
 	s := c.s
-	replies := make([]*ReadReply, s.cfg.q.N)
+	replies := make([]*ReadReply, c.group(reg.part).Quorum.N)
 	stage := c.wait(func() { then(simRead{}) })
 	for pos, drive := range c.group(reg.part).Drives {
 		m := &ReadRequest{Header: c.header(reg.part), Address: reg.addr}
@@ -487,7 +511,7 @@ func (c *proc) read(reg *register, then func(simRead)) {
 
 func (c *proc) judge(reg *register, replies []*ReadReply, then func(simRead)) {
 	s := c.s
-	top, enough := judgeRead(s.cfg.q, replies)
+	top, enough := judgeRead(c.group(reg.part).Quorum, replies)
 	if !enough {
 		return
 	}
@@ -511,7 +535,7 @@ func (c *proc) judge(reg *register, replies []*ReadReply, then func(simRead)) {
 // resolve makes the newest state chosen.
 func (c *proc) resolve(reg *register, seen Ballot, then func(simRead)) {
 	c.of, c.tries, c.wide, c.main = reg, 0, nil, false
-	c.p = c.s.newProposer(reg, nil)
+	c.p = c.newProposer(reg, nil)
 	c.p.seen = seen
 	epoch := c.epoch
 	if c.kind == opRepair {
@@ -601,6 +625,7 @@ func (c *proc) startRead() {
 func (c *proc) install(f simRead, list []Version) {
 	s, reg := c.s, c.reg
 	in := &InstallRequest{Header: c.header(reg.part), Address: reg.addr, Row: Row{Ballot: f.at, Decided: true, State: *f.st}, Whole: true, Full: list}
+	w := c.group(reg.part).Quorum.W
 	for _, drive := range c.group(reg.part).Drives {
 		if s.rng.IntN(3) > 0 {
 			continue
@@ -608,7 +633,7 @@ func (c *proc) install(f simRead, list []Version) {
 		simSend(c, int(drive), "install", func(a *Acceptor) (struct{}, error) {
 			err := a.Install(context.Background(), simCarry(s, in))
 			if err == nil && s.rowAt(int(drive), reg) == f.at {
-				s.holds(int(drive), reg, f.at)
+				s.holds(int(drive), reg, f.at, w)
 			}
 			return struct{}{}, err
 		}, nil)
@@ -627,10 +652,11 @@ func (s *sim) rowAt(i int, reg *register) Ballot {
 // startDrop drops a tombstone that all members hold.
 func (c *proc) startDrop() {
 	s, reg := c.s, c.reg
-	replies := make([]*ReadReply, s.cfg.q.N)
-	need := s.cfg.q.N
+	q := c.group(reg.part).Quorum
+	replies := make([]*ReadReply, q.N)
+	need := q.N
 	if s.mut.dropAtW {
-		need = s.cfg.q.W
+		need = q.W
 	}
 	n := 0
 	stage := c.wait(func() { c.end(resDrop, "") })
@@ -802,7 +828,7 @@ func (c *proc) covered(scans []scanSource) bool {
 				n++
 			}
 		}
-		if n < c.s.cfg.q.R {
+		if n < c.layout[p].Quorum.R {
 			return false
 		}
 	}
@@ -839,13 +865,15 @@ func (c *proc) stream(b *body, then func(ok bool)) {
 	var have [2]uint32
 	stage := c.wait(func() { then(false) })
 	for chunk := range int(b.data.Chunks()) {
-		for pos, drive := range c.group(s.chunkPart(b.reg, chunk)).Drives {
+		g := c.group(s.chunkPart(b.reg, chunk))
+		for _, pos := range s.places(g, &b.data) {
+			drive := g.Drives[pos]
 			simSend(c, int(drive), "stream", func(*Acceptor) (struct{}, error) {
 				s.drives[drive].shards.stream(b.data.ID, uint32(chunk))
 				return struct{}{}, nil
 			}, func(struct{}, error) {
 				have[chunk] |= 1 << pos
-				if !c.on(stage) || bits.OnesCount32(have[0]) < s.cfg.need() || b.data.Chunks() > 1 && bits.OnesCount32(have[1]) < s.cfg.need() {
+				if !c.on(stage) || bits.OnesCount32(have[0]) < b.need() || b.data.Chunks() > 1 && bits.OnesCount32(have[1]) < b.need() {
 					return
 				}
 				then(true)
@@ -856,13 +884,13 @@ func (c *proc) stream(b *body, then func(ok bool)) {
 
 // sealed makes op one that brings b.
 func (c *proc) sealed(op *Operation, b *body) {
-	op.Need = c.s.cfg.q.W
-	for pos := range c.s.cfg.q.N {
-		seal := &Seal{Data: b.data, Index: uint8(pos)}
+	g := c.group(b.reg.part)
+	op.Need, op.Seals = b.need(), make([]*Seal, len(g.Drives))
+	for j, pos := range c.s.places(g, &b.data) {
+		op.Seals[pos] = &Seal{Data: b.data, Index: uint8(j)}
 		if b.data.Inline() {
-			seal.Inline = []byte{1}
+			op.Seals[pos].Inline = []byte{1}
 		}
-		op.Seals = append(op.Seals, seal)
 	}
 	if b.data.Chunks() > 1 {
 		op.Pin = func(context.Context, Ballot) error { panic("the simulation pins by itself") }
@@ -884,7 +912,10 @@ func (c *proc) remove(b *body, reg *register, guard Ballot, then func(ok bool)) 
 		stage = c.wait(func() { then(false) })
 	}
 	var heard [2]uint32
-	left := int(b.data.Chunks()) * s.cfg.q.N
+	left := 0
+	for chunk := range b.data.Chunks() {
+		left += len(c.group(s.chunkPart(reg, int(chunk))).Drives)
+	}
 	for chunk := range b.data.Chunks() {
 		for pos, drive := range c.group(s.chunkPart(reg, int(chunk))).Drives {
 			simSend(c, int(drive), "delete", func(*Acceptor) (bool, error) {
@@ -960,7 +991,7 @@ func (c *proc) startGC() {
 		return
 	}
 	c.of, c.tries = b.reg, 0
-	c.p = s.newProposer(b.reg, nil)
+	c.p = c.newProposer(b.reg, nil)
 	c.p.orphan = b.data.ID
 	c.finish = func(p *proposer) {
 		if p.err == nil && !p.referenced {

@@ -143,7 +143,7 @@ func (c *proc) startWrite() {
 	}
 	var b *body
 	if c.kind == opPut || c.kind == opPush || c.kind == opInm {
-		b = s.newBody(c.op, c.reg, s.rng.IntN(2) == 0)
+		b = c.newBody(c.op, c.reg, s.rng.IntN(2) == 0)
 		c.stream(b, func(ok bool) {
 			if !ok {
 				c.end(resDrop, "")

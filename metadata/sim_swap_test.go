@@ -12,11 +12,20 @@ import (
 // of swapper. The control plane is a value: terms are given out in order, and who publishes must have the
 // last one. Movers crash like gateways do, and others go on under higher terms; two may be at work at once.
 
-// transition is the replacement of one drive.
+// transition is the replacement of one drive, or makes partitions wider.
 type transition struct {
 	id, term uint64
 	old, new uint16
-	gone     bool // old never serves again
+	gone     bool     // old never serves again
+	joins    []uint16 // drives that join all partitions; nil: new takes old's place
+}
+
+// newcomers returns the drives that become members.
+func (t *transition) newcomers() []uint16 {
+	if t.joins != nil {
+		return t.joins
+	}
+	return []uint16{t.new}
 }
 
 // startSwap begins a transition, or goes on with one that has not ended.
@@ -35,19 +44,9 @@ func (c *proc) startSwap() {
 			c.end(resDrop, "")
 			return
 		}
-		t := &transition{id: uint64(s.swaps), new: uint16(len(s.drives))}
-		g := s.layout[s.rng.IntN(len(s.layout))]
-		t.old = g.Drives[s.rng.IntN(len(g.Drives))]
-		s.addDrive()
-		// A dead drive takes its shards along, and a live one stays: it leaves when its shards have moved.
-		t.gone = s.cfg.spare() && !s.lost && s.rng.IntN(2) == 0
-		if t.gone {
-			s.lost = true
-			s.tr("drive%d is gone", t.old)
-			s.drives[t.old].acc, s.drives[t.old].gone = nil, true
-			s.drives[t.old].shards.sealed = map[simShard]bool{}
+		if s.moving = s.newWidening(); s.moving == nil {
+			s.moving = s.newSwap()
 		}
-		s.moving = t
 	}
 	if s.with.sides && s.lonely == nil && s.rng.IntN(2) == 0 {
 		if s.divide(); c.away() {
@@ -63,12 +62,29 @@ func (c *proc) startSwap() {
 		m.layout = slices.Clone(c.layout)
 	}
 	for p := range m.layout {
-		if m.layout[p].Position(t.old) >= 0 {
+		if m.concerns(&m.layout[p]) {
 			m.parts = append(m.parts, p)
 		}
 	}
-	s.tr("op%d moves drive%d → drive%d, transition %d term %d", c.op, t.old, t.new, t.id, t.term)
+	s.tr("op%d moves drive%d → drives %v, transition %d term %d", c.op, t.old, t.newcomers(), t.id, t.term)
 	m.move()
+}
+
+// newSwap is a transition that replaces a drive.
+func (s *sim) newSwap() *transition {
+	t := &transition{id: uint64(s.swaps), new: uint16(len(s.drives))}
+	g := s.layout[s.rng.IntN(len(s.layout))]
+	t.old = g.Drives[s.rng.IntN(len(g.Drives))]
+	s.addDrive()
+	// A dead drive takes its shards along, and a live one stays: it leaves when its shards have moved.
+	t.gone = s.cfg.spare() && (!s.with.widen || s.wide.spare()) && !s.lost && s.rng.IntN(2) == 0
+	if t.gone {
+		s.lost = true
+		s.tr("drive%d is gone", t.old)
+		s.drives[t.old].acc, s.drives[t.old].gone = nil, true
+		s.drives[t.old].shards.sealed = map[simShard]bool{}
+	}
+	return t
 }
 
 // spare says whether a drive may be lost with its shards just after an acknowledgement.
@@ -107,8 +123,7 @@ func (m *mover) move() {
 	}
 	m.part, m.parts = m.parts[0], m.parts[1:]
 	g := m.layout[m.part]
-	seat := g.Position(m.t.old)
-	if seat < 0 {
+	if !m.concerns(&g) {
 		m.move()
 		return
 	}
@@ -116,10 +131,24 @@ func (m *mover) move() {
 	for _, d := range g.Drives {
 		m.group = append(m.group, int(d))
 	}
-	m.group = append(m.group, int(m.t.new))
-	m.sw = newSwapper(s.cfg.q, seat, m.t.gone, s.mut)
+	for _, d := range m.t.newcomers() {
+		m.group = append(m.group, int(d))
+	}
+	if m.t.joins != nil {
+		m.sw = newJoiner(g.Quorum, s.wide.q, s.mut)
+	} else {
+		m.sw = newSwapper(g.Quorum, g.Position(m.t.old), m.t.gone, s.mut)
+	}
 	m.hint, m.fences = Ballot{}, map[uint64]uint64{}
 	m.wedge(Ballot{})
+}
+
+// concerns reports whether the transition has yet to change the members of a partition.
+func (m *mover) concerns(g *placement.Group) bool {
+	if m.t.joins != nil {
+		return m.s.narrow(g)
+	}
+	return g.Position(m.t.old) >= 0
 }
 
 // each asks the seats for which it may, and goes on when all have answered or it has taken too long.
@@ -198,7 +227,7 @@ func (m *mover) wedge(floor Ballot) {
 		}
 	}, func(all bool) {
 		// The mutation shows only if the mover goes on as soon as it may.
-		if !all && (!m.s.mut.wedgeTooFew || floor.IsZero() || again || !m.sw.wedged()) {
+		if !all && (!m.s.mut.wedgeTooFew && !m.s.mut.newZ || floor.IsZero() || again || !m.sw.wedged()) {
 			return
 		}
 		m.stage++
@@ -230,8 +259,15 @@ func (m *mover) wedge(floor Ballot) {
 
 // newcomerDies lets the newcomer fail, sometimes; it comes back like others.
 func (m *mover) newcomerDies() {
-	if s := m.s; s.with.away && s.rng.IntN(6) == 0 && s.drives[m.t.new].acc != nil {
-		s.crash(int(m.t.new))
+	s, list := m.s, m.t.newcomers()
+	if s.with.away && s.rng.IntN(6) == 0 {
+		d := list[0]
+		if len(list) > 1 {
+			d = list[s.rng.IntN(len(list))]
+		}
+		if s.drives[d].acc != nil {
+			s.crash(int(d))
+		}
 	}
 }
 
@@ -288,7 +324,9 @@ func (m *mover) transfer(reg *register, row TransferRow, from int, need []int, t
 		r, err := a.Transfer(context.Background(), &TransferRequest{Transition: m.t.id, Term: m.term, Floor: m.floor, Rows: []TransferRow{row}})
 		if err == nil && len(r.Behind) == 0 && m.s.rowAt(m.group[seat], reg) == m.floor {
 			reg.states[m.floor] = &row.State
-			m.s.holds(m.group[seat], reg, m.floor)
+			if m.t.joins == nil {
+				m.s.holds(m.group[seat], reg, m.floor, m.sw.w)
+			} // else once it is published: so many newcomers meet no later mover of this epoch
 		}
 		if err == nil && len(r.Behind) > 0 {
 			return errDown
@@ -365,11 +403,12 @@ func (m *mover) install() {
 			return
 		}
 		// The commit point of the swap.
-		next := *g
-		next.Drives = slices.Clone(g.Drives)
-		next.Drives[g.Position(m.t.old)] = m.t.new
-		next.Epoch++
+		next := m.next(*g)
 		s.layout[m.part], m.layout[m.part] = next, next
+		s.stands(m.part)
+		if m.t.joins != nil {
+			m.imaged(&next)
+		}
 		s.moved++
 		s.published()
 		m.tell()
@@ -447,7 +486,7 @@ func (c *proc) startJoin(part int) {
 		if !done {
 			return
 		}
-		if bits.OnesCount32(installed) < s.cfg.q.N-s.cfg.q.W+1 {
+		if bits.OnesCount32(installed) < g.Quorum.N-g.Quorum.W+1 {
 			m.quit()
 			return
 		}
@@ -491,7 +530,7 @@ func (s *sim) quorums(part int) {
 			}
 		}
 		for set := range uint(1) << len(serve) {
-			if bits.OnesCount(set) != s.cfg.q.W {
+			if bits.OnesCount(set) != g.Quorum.W {
 				continue
 			}
 			var top *Row
@@ -511,7 +550,7 @@ func (s *sim) quorums(part int) {
 // settleSwaps ends, over perfect messages, what was begun, and makes members of those that were away.
 func (s *sim) settleSwaps() {
 	s.procs = nil
-	s.mut.wedgeTooFew = false // who goes on with so few seldom comes to an end
+	s.mut.wedgeTooFew, s.mut.newZ = false, false // who goes on with so few seldom comes to an end
 	play := func(c *proc) {
 		for i := 0; !c.done && i < 100000; i++ {
 			if len(s.msgs) == 0 {

@@ -54,12 +54,14 @@ var (
 	simSeed  = flag.Int64("seed", -1, "run this schedule only")
 	simOnly  = flag.Int("config", -1, "only this configuration")
 	simMoves = flag.Bool("moves", false, "changes of membership, and copies of the control plane that lag, in every schedule")
+	simWiden = flag.Bool("widen", false, "partitions that become wider in every schedule")
 	simTrace = flag.Bool("trace", false, "print what happens; with -seed")
 )
 
 // tally is what a number of schedules came to.
 type tally struct {
 	schedules, ops, commits, checked, bad int64
+	widened                               int64 // partitions
 	first                                 int64 // the least seed that is wrong; −1: none
 	problem                               string
 }
@@ -69,6 +71,7 @@ func (t *tally) add(o *tally) {
 	t.ops += o.ops
 	t.commits += o.commits
 	t.checked += o.checked
+	t.widened += o.widened
 	t.bad += o.bad
 	if o.first >= 0 && (t.first < 0 || o.first < t.first) {
 		t.first, t.problem = o.first, o.problem
@@ -98,6 +101,11 @@ func simulate(seed uint64, cfg simConfig, mut mutations, trace bool) (t tally) {
 		}
 	}
 	t.commits, t.checked = int64(s.commits), int64(s.checked)
+	for i := range s.layout {
+		if s.layout[i].Quorum.N > s.cfg.q.N {
+			t.widened++
+		}
+	}
 	if s.err != "" {
 		t.bad, t.first, t.problem = 1, int64(seed), s.err
 	}
@@ -183,5 +191,5 @@ func TestSim(t *testing.T) {
 }
 
 func (t *tally) String() string {
-	return fmt.Sprintf("%9d schedules %11d operations %11d commits %10d concurrent histories %d violations", t.schedules, t.ops, t.commits, t.checked, t.bad)
+	return fmt.Sprintf("%9d schedules %11d operations %11d commits %10d concurrent histories %9d widened %d violations", t.schedules, t.ops, t.commits, t.checked, t.widened, t.bad)
 }

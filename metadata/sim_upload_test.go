@@ -65,7 +65,7 @@ func (u *upload) completionOp() OpID { return OpID(1000 + u.op) }
 // that the quorum does not need.
 func (c *proc) instant(reg *register, op *Operation, all bool) *proposer {
 	s, ctx := c.s, context.Background()
-	p := s.newProposer(reg, op)
+	p := c.newProposer(reg, op)
 	g := c.group(reg.part)
 	for try := 0; p.phase != phaseDone; try++ {
 		if try > 20 {
@@ -100,7 +100,7 @@ func (c *proc) instant(reg *register, op *Operation, all bool) *proposer {
 				r, err = a.Accept(ctx, m)
 			}
 			if err == nil && r.Accepted {
-				s.holds(int(g.Drives[pos]), reg, p.ballot)
+				s.holds(int(g.Drives[pos]), reg, p.ballot, g.Quorum.W)
 			}
 			p.accepted(pos, r, err)
 			return err == nil && r.Behind
@@ -137,7 +137,7 @@ func (c *proc) instantRead(reg *register) (*State, bool) {
 		if a := s.drives[g.Drives[pos]].acc; a != nil {
 			replies[pos], _ = a.Read(context.Background(), &ReadRequest{Header: c.header(reg.part), Address: reg.addr})
 		}
-		if top, enough := judgeRead(s.cfg.q, replies); enough && top.chosen {
+		if top, enough := judgeRead(g.Quorum, replies); enough && top.chosen {
 			if top.row == nil {
 				return nil, true
 			}
@@ -198,7 +198,7 @@ func (c *proc) startPart(st *State) {
 	}
 	i := s.rng.IntN(simParts)
 	reg := u.parts[i]
-	b := s.newBody(c.op, reg, s.rng.IntN(2) == 0)
+	b := c.newBody(c.op, reg, s.rng.IntN(2) == 0)
 	u.bodies[i] = append(u.bodies[i], b)
 	c.stream(b, func(ok bool) {
 		if !ok {
@@ -393,8 +393,8 @@ func (c *proc) pick(i int) {
 
 // beginCompletion stores the manifest and moves the upload from open to completing.
 func (c *proc) beginCompletion() {
-	s, u := c.s, c.up
-	b := s.newBody(c.op, u.reg, false)
+	u := c.up
+	b := c.newBody(c.op, u.reg, false)
 	b.parts = c.list
 	lost := false
 	op := c.newOp(func(base *State) (*Change, error) {

@@ -28,7 +28,11 @@ func (c simConfig) String() string {
 
 // need is the shard quorum.
 func (c simConfig) need() int {
-	return placement.ShardQuorum(erasure.Profile{Data: uint8(c.k), Parity: uint8(c.q.N - c.k)}, 1)
+	return placement.ShardQuorum(c.profile(), 1)
+}
+
+func (c simConfig) profile() erasure.Profile {
+	return erasure.Profile{Data: uint8(c.k), Parity: uint8(c.q.N - c.k)}
 }
 
 func simProfile(k, m int) simConfig {
@@ -91,6 +95,7 @@ type features struct {
 	oneWay  bool // gateways do not reach some drives for a while, or do not hear them
 	movers  bool // movers crash in each phase, and others take over
 	onward  bool // listings keep what drives sent, and ask for more where one ended
+	widen   bool // partitions become wider
 }
 
 type sim struct {
@@ -100,6 +105,8 @@ type sim struct {
 	with     features
 	drives   []*simDrive
 	layout   []placement.Group // by partition; as published
+	stood    [][][]uint16      // by partition and position: drives that have it, or had it
+	wide     simConfig         // with features.widen: what partitions become
 	log      []simView         // with features.lag: the control plane after each of its changes
 	gates    []*simGate        // with features.lag or oneWay
 	slowness int               // steps until somebody learns
@@ -110,6 +117,7 @@ type sim struct {
 	swaps    int
 	fallen   int  // movers that crashed in a certain phase
 	lost     bool // a drive went with its shards
+	widened  bool // a transition that makes partitions wider has begun
 	moved    int  // epochs that were published
 	keys     []*register
 	regs     []*register // of all kinds
@@ -174,7 +182,7 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	if mut.staleMover {
 		s.with.lag, s.with.movers = true, true
 	}
-	if mut.wedgeTooFew {
+	if mut.wedgeTooFew || mut.newZ {
 		s.with.lag, s.with.sides = true, true // who knows what is published refuses the old epoch by itself
 	}
 	if mut.forgetPromises {
@@ -188,17 +196,20 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	}
 	s.with.sides = s.with.sides && s.with.lag
 	s.with.away = s.with.swap && rng.IntN(2) == 0
+	s.drawWidening(seed)
 	n := cfg.q.N
 	shift := 0
 	if s.with.wide {
 		shift = min(n, 2)
 	}
 	for p := range 1 + min(shift, 1) {
-		g := placement.Group{Partition: uint32(p), Epoch: 1, Quorum: cfg.q, Spread: 1}
+		g := placement.Group{Partition: uint32(p), Epoch: 1, Quorum: cfg.q, Profile: cfg.profile(), Spread: 1, First: n}
 		for i := range n {
 			g.Drives = append(g.Drives, uint16(i+p*shift))
 		}
 		s.layout = append(s.layout, g)
+		s.stood = append(s.stood, nil)
+		s.stands(p)
 	}
 	for range n + shift {
 		s.addDrive()

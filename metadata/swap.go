@@ -1,11 +1,14 @@
 package metadata
 
 import (
+	"slices"
+
 	"github.com/ostraka/ostraka/placement"
 )
 
 // swapper is what a change of membership does next for one partition: events in, decisions out, no clock
-// and no I/O. Seats are the positions of the partition, and one more, the last, for the newcomer. The driver
+// and no I/O. Seats are the positions of the partition, and behind them one for the newcomer that takes a member's
+// place, or, where the partition becomes wider and nobody leaves, one for each newcomer. The driver
 // (Client.Swap, or a simulator) asks, wedges, carries, installs and publishes, in this order:
 //
 //	here(seat)… enough → wedge(seat)… wedged → judge each register, transfer → begin(seat)… ready → Publish
@@ -14,15 +17,16 @@ import (
 type swapper struct {
 	q    placement.Quorum
 	w    int  // members that must have the image: W, of this epoch or of the next, whichever is more
-	old  int  // the seat that changes hands
+	old  int  // the seat that changes hands; -1: none does, newcomers join
 	gone bool // who sits there will never serve again, and is not asked
 	mut  mutations
+	next placement.Quorum // of the next epoch, where newcomers join
 
 	present   []bool // answered before anything was changed
 	held      []bool // wedged, and not lost since
 	installed []bool
 	begun     bool // the transition has wedged somebody already
-	full      bool // the newcomer must get every row, or it does not count
+	full      bool // newcomers must get every row, or they do not count
 }
 
 func newSwapper(q placement.Quorum, old int, gone bool, mut mutations) *swapper {
@@ -30,8 +34,22 @@ func newSwapper(q placement.Quorum, old int, gone bool, mut mutations) *swapper 
 	return &swapper{q: q, w: q.W, old: old, gone: gone, mut: mut, present: make([]bool, n), held: make([]bool, n), installed: make([]bool, n)}
 }
 
-// newcomer is the newcomer's seat.
+// newJoiner is a swapper of a change in which nobody leaves, and newcomers make the partition as wide as next is.
+func newJoiner(q, next placement.Quorum, mut mutations) *swapper {
+	s := newSwapper(q, -1, false, mut)
+	s.next = next
+	if !mut.oldQuorum {
+		s.w = max(q.W, next.W)
+	}
+	s.present, s.held, s.installed = make([]bool, next.N), make([]bool, next.N), make([]bool, next.N)
+	return s
+}
+
+// newcomer is the seat of the newcomer, or of the first.
 func (s *swapper) newcomer() int { return s.q.N }
+
+// joins reports whether a newcomer sits at seat.
+func (s *swapper) joins(seat int) bool { return seat >= s.q.N }
 
 // asks reports whether the drive at seat takes part.
 func (s *swapper) asks(seat int) bool { return seat != s.old || !s.gone }
@@ -55,15 +73,15 @@ func (s *swapper) lose(seat int) { s.held[seat] = false }
 func (s *swapper) begin(seat int) { s.installed[seat] = true }
 
 // enough reports whether the drives that are here suffice to begin: else nothing must be changed. Nothing is
-// begun without the newcomer; what was begun must come to an end without it.
+// begun without all newcomers; what was begun must come to an end without them, as far as the image allows.
 func (s *swapper) enough() bool {
-	return s.suffice(s.present) && (s.begun || s.present[s.newcomer()])
+	return s.suffice(s.present) && (s.begun || !slices.Contains(s.present[s.newcomer():], false))
 }
 
-// wedged reports whether the drives that are wedged suffice to go on, and fixes whether the newcomer
+// wedged reports whether the drives that are wedged suffice to go on, and fixes whether newcomers
 // must get every row.
 func (s *swapper) wedged() bool {
-	s.full = s.survivors(s.held) < s.w
+	s.full = s.survivors(s.held) < s.w && !s.mut.bareJoin
 	return s.suffice(s.held)
 }
 
@@ -86,17 +104,17 @@ func (s *swapper) suffice(list []bool) bool {
 		silent++
 	}
 	learn := q.N - q.W + 1 // every chosen state, and every ballot that was ever accepted, is met in so many
-	// Those who stay can hold the image; or all but one, and the newcomer gets every row. Otherwise the newcomer
-	// is not needed: without it, it is a member that was away.
-	image := s.survivors(list)
-	if list[s.newcomer()] {
-		image++
+	// Those who stay can hold the image; or newcomers get every row, and hold it with them. Otherwise newcomers
+	// are not needed: one that is not here is a member that was away.
+	image := s.survivors(list) + count(list[s.newcomer():])
+	if s.mut.newZ && s.old < 0 {
+		return n > 0 && count(list) >= s.next.Z
 	}
 	if s.mut.wedgeTooFew {
 		return list[s.newcomer()] && n >= learn
 	}
 	// Two movers of a transition must meet in a drive, so that the later one's floor is above the
-	// earlier one's: in an old member, as the newcomer may be dead.
+	// earlier one's: in an old member, as newcomers may be dead.
 	members := q.N
 	if s.gone {
 		members--
@@ -107,12 +125,12 @@ func (s *swapper) suffice(list []bool) bool {
 // counts reports whether the drive at seat has all that the next epoch begins with, once everything was
 // carried.
 func (s *swapper) counts(seat int) bool {
-	return s.held[seat] && s.target(seat) && (seat != s.newcomer() || s.full)
+	return s.held[seat] && s.target(seat) && (!s.joins(seat) || s.full || s.mut.bareJoin)
 }
 
 // begins reports whether the next epoch is to be installed on the drive at seat.
 func (s *swapper) begins(seat int) bool {
-	return s.counts(seat) || seat == s.newcomer() && s.held[seat]
+	return s.counts(seat) || s.joins(seat) && s.held[seat]
 }
 
 // carried reports whether enough drives have what the next epoch begins with. Who leaves may have been lost
@@ -172,7 +190,7 @@ func (s *swapper) judge(rows []*Row, floor Ballot) (top *Row, decided bool, from
 		decided = decided || s.held[seat] && r != nil && r.Decided && r.State.ID == top.State.ID
 	}
 	for seat, r := range rows {
-		if !s.held[seat] || !s.target(seat) || seat == s.newcomer() && !s.full && r == nil {
+		if !s.held[seat] || !s.target(seat) || s.joins(seat) && !s.full && r == nil {
 			continue
 		}
 		switch {

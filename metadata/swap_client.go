@@ -23,7 +23,7 @@ const (
 	noDrive            = ^uint16(0) // of a seat that nobody is asked at
 )
 
-// Swap puts a drive into the place of another. Groups that have too few drives are left as they are, and
+// Swap puts a drive into the place of another, or makes partitions wider. Groups that have too few drives are left as they are, and
 // reported; the error is Unavailable if that is so of all. Any other error leaves some of them wedged, as may
 // a process that ends meanwhile: they serve again once another Swap, under a higher term of the same
 // transition, has succeeded, and until then their messages are refused as Stale. Nothing is lost in either case.
@@ -62,7 +62,7 @@ type swapPart struct {
 	*swapper
 	g     placement.Group
 	seats []uint16 // drives by seat
-	clean bool     // the newcomer was wedged, hence has no rows but those that were carried to it
+	clean []bool   // by seat: the newcomer was wedged, hence has no rows but those that were carried to it
 }
 
 // swapDrive is one drive and where it sits.
@@ -81,8 +81,8 @@ type swapSeat struct {
 
 func (c *Client) newSwapping(sw *Swap, mut mutations) (*swapping, error) {
 	const op = "metadata.Swap"
-	if sw.Transition == 0 || sw.Term == 0 || sw.Layout == nil || sw.Publish == nil || sw.Old == sw.New || len(sw.Groups) > MaxBatch ||
-		sw.Next != nil && len(sw.Next) != len(sw.Groups) {
+	if sw.Transition == 0 || sw.Term == 0 || sw.Layout == nil || sw.Publish == nil || len(sw.Groups) > MaxBatch ||
+		(sw.Old == sw.New) != (sw.Join != nil) || sw.Next != nil && len(sw.Next) != len(sw.Groups) || sw.Join != nil && len(sw.Join) != len(sw.Next) {
 		return nil, errs.E(op, errs.Invalid, "malformed change of membership")
 	}
 	s := &swapping{c: c, sw: sw, fences: map[uint64]uint64{}, carried: map[string]bool{}}
@@ -90,15 +90,12 @@ func (c *Client) newSwapping(sw *Swap, mut mutations) (*swapping, error) {
 		s.fences[f.Bucket] = max(s.fences[f.Bucket], f.Epoch)
 	}
 	at := map[uint16]*swapDrive{}
-	for i, g := range sw.Groups {
-		old := g.Position(sw.Old)
-		if old < 0 || g.Position(sw.New) >= 0 || len(g.Drives) != g.Quorum.N {
-			return nil, errs.E(op, errs.Invalid, "a group has not the drive to be replaced, or has the other already")
+	for i := range sw.Groups {
+		p, err := sw.part(i, mut)
+		if err != nil {
+			return nil, err
 		}
-		p := &swapPart{swapper: newSwapper(g.Quorum, old, sw.OldGone, mut), g: g, seats: append(slices.Clone(g.Drives), sw.New)}
-		if sw.Next != nil {
-			p.w = max(p.w, sw.Next[i].W)
-		}
+		p.clean = make([]bool, len(p.seats))
 		s.parts = append(s.parts, p)
 		for seat, num := range p.seats {
 			if !p.asks(seat) {
@@ -116,6 +113,31 @@ func (c *Client) newSwapping(sw *Swap, mut mutations) (*swapping, error) {
 		}
 	}
 	return s, nil
+}
+
+// part seats the drives of a group.
+func (sw *Swap) part(i int, mut mutations) (*swapPart, error) {
+	const op = "metadata.Swap"
+	g := sw.Groups[i]
+	p := &swapPart{g: g, seats: slices.Clone(g.Drives)}
+	if sw.Join != nil {
+		p.seats = append(p.seats, sw.Join[i]...)
+		if len(g.Drives) != g.Quorum.N || len(sw.Join[i]) == 0 || len(p.seats) != sw.Next[i].N || len(slices.Compact(slices.Sorted(slices.Values(p.seats)))) != len(p.seats) {
+			return nil, errs.E(op, errs.Invalid, "drives that join do not make a group as wide as it is to be, or are there already")
+		}
+		p.swapper = newJoiner(g.Quorum, sw.Next[i], mut)
+		return p, nil
+	}
+	old := g.Position(sw.Old)
+	if old < 0 || g.Position(sw.New) >= 0 || len(g.Drives) != g.Quorum.N {
+		return nil, errs.E(op, errs.Invalid, "a group has not the drive to be replaced, or has the other already")
+	}
+	p.seats = append(p.seats, sw.New)
+	p.swapper = newSwapper(g.Quorum, old, sw.OldGone, mut)
+	if sw.Next != nil {
+		p.w = max(p.w, sw.Next[i].W)
+	}
+	return p, nil
 }
 
 // membership finds the Membership of a drive.
@@ -310,7 +332,7 @@ func (s *swapping) ask(ctx context.Context) error {
 			if slices.Contains(r.Begun, t.p.g.Partition) {
 				s.stands.Store(true)
 				t.p.began()
-				t.p.clean = t.p.clean || t.seat == t.p.newcomer()
+				t.p.clean[t.seat] = true
 			}
 		}
 		return nil

@@ -12,34 +12,35 @@ import (
 // members, since it was one itself. So a drive that has left a partition lets go of its rows, and a newcomer is
 // made empty before it is wedged. Its promises, floors and shards stay.
 
-// clean makes the newcomer empty in the partitions in which it was not wedged by this transition yet; those that
+// clean makes newcomers empty in the partitions in which they were not wedged by this transition yet; those that
 // cannot be are given up, and nothing was changed in them.
 func (s *swapping) clean(ctx context.Context) error {
-	var list []uint32
-	for _, p := range s.parts {
-		if !p.clean && p.present[p.newcomer()] {
-			list = append(list, p.g.Partition)
+	for _, d := range s.drives {
+		var list []uint32
+		for _, t := range d.sits {
+			if t.p.joins(t.seat) && !t.p.clean[t.seat] && t.p.present[t.seat] {
+				list = append(list, t.p.g.Partition)
+			}
 		}
+		if len(list) == 0 {
+			continue
+		}
+		_, err := s.c.leave(ctx, s.sw.Layout, d.num, list)
+		if err == nil {
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		d.err = err
+		for _, t := range d.sits {
+			t.p.present[t.seat] = false
+		}
+		s.lose(d)
+		// In what was begun the newcomer is one that was away, as before: it was empty when it was wedged, or it was
+		// never a member.
+		s.keep((*swapper).enough)
 	}
-	if len(list) == 0 {
-		return nil
-	}
-	_, err := s.c.leave(ctx, s.sw.Layout, s.sw.New, list)
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	d := s.drive(s.sw.New)
-	d.err = err
-	s.lose(d)
-	for _, p := range s.parts {
-		p.present[p.newcomer()] = false
-	}
-	// In what was begun the newcomer is one that was away, as before: it was empty when it was wedged, or it was
-	// never a member.
-	s.keep((*swapper).enough)
 	return nil
 }
 
