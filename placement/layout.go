@@ -43,7 +43,7 @@ type Group struct {
 
 // FormerAt returns the drive that may still have shards of a position, besides the one that stands there.
 func (g Group) FormerAt(position int) (drive uint16, ok bool) {
-	if g.Former == nil || g.Former[position] == 0 {
+	if position >= len(g.Former) || g.Former[position] == 0 {
 		return 0, false
 	}
 	return g.Former[position], true

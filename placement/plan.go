@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
 )
 
@@ -28,6 +29,8 @@ type GoalDrive struct {
 type Goal struct {
 	// Drives are those of the layout, all of them, with node, zone and capacity as they are now, and newcomers.
 	Drives []GoalDrive
+	// Profile is what partitions are to be as wide as; zero: as the layout's profile. It is wider than that, or the same.
+	Profile erasure.Profile
 	// Bytes is what one member of each partition holds, by partition; nil: Average in each. They
 	// count what moves, and decide nothing.
 	Bytes   []uint64
@@ -39,6 +42,10 @@ type Goal struct {
 type Plan struct {
 	// Layout is the number of the layout that the plan was computed from.
 	Layout uint64
+	// Profiles are what the layout is to have, if partitions become wider than its profile; zero: they stay.
+	Profiles Profiles
+	// Widened is how many partitions become wider, by Moves from nobody: all of their new positions, together.
+	Widened int
 	// Drives are those of the next layouts, ascending by number: with what the goal says of them,
 	// newcomers and those that leave included.
 	Drives []Drive
@@ -52,7 +59,7 @@ type Plan struct {
 	// Least is a lower bound of the moves: with fewer, no table reaches the shares that the
 	// capacities ask for, and the caps.
 	Least int
-	// Bytes is what moves in all.
+	// Bytes is what moves in all. A position that is new gets nothing but rows.
 	Bytes uint64
 	// NodeCap and ZoneCap are the most members of a partition that the plan puts on one node, and
 	// into one zone: m, or the least that the cluster can do with.
@@ -70,6 +77,7 @@ type Plan struct {
 
 	bits          uint8
 	spreads, then []uint8 // by partition: f of the quorum before, and once all is moved
+	narrow        int     // partitions that cannot become wider yet
 }
 
 // DriveChange is what a plan does to one drive.
@@ -127,16 +135,34 @@ func (p *Plan) Apply(l *Layout) (*Layout, error) {
 	if err := checkDrives(n.drives); err != nil {
 		return nil, errs.As(op, errs.Invalid, err)
 	}
-	n.table, n.epochs, n.spreads = slices.Clone(l.table), slices.Clone(l.epochs), slices.Clone(l.spreads)
-	for _, m := range p.Moves {
-		if err := n.checkMove(m); err != nil {
-			return nil, errs.As(op, errs.Invalid, err)
+	n.table, n.epochs, n.spreads, n.stages = slices.Clone(l.table), slices.Clone(l.epochs), slices.Clone(l.spreads), slices.Clone(l.stages)
+	if p.Profiles != (Profiles{}) {
+		var err error
+		if n, err = n.WithProfile(p.Profiles.Standard, p.Profiles.Reduced); err != nil {
+			return nil, err
 		}
-		f := n.SpreadAfter(m)
-		n.members(m.Partition)[m.Position] = m.To
-		n.epochs[m.Partition]++
-		n.spreads[m.Partition] = uint8(f)
+		n.number = l.number + 1
 	}
+	for moves := p.Moves; len(moves) > 0; {
+		set := togetherIn(moves)
+		for _, m := range set {
+			if err := n.checkMove(m); err != nil {
+				return nil, errs.As(op, errs.Invalid, err)
+			}
+		}
+		part := set[0].Partition
+		g := n.Next(set)
+		if n.epochs[part]++; set[0].Joins() {
+			if n.Width(part)+len(set) != n.N() {
+				return nil, errs.E(op, errs.Invalid, fmt.Sprintf("partition %d would not be as wide as it is to be", part))
+			}
+			n.stages[part] = uint8(len(n.earlier))
+		}
+		copy(n.members(part), g.Drives)
+		n.spreads[part] = uint8(g.Spread)
+		moves = moves[len(set):]
+	}
+	n.trimStages()
 	n.drives = slices.DeleteFunc(n.drives, func(d Drive) bool {
 		return slices.Contains(p.Leaving, d.Num) && !slices.Contains(n.formers, d.Num)
 	})
@@ -146,6 +172,15 @@ func (p *Plan) Apply(l *Layout) (*Layout, error) {
 		}
 	}
 	return n, nil
+}
+
+// togetherIn returns the first moves of a list that are made together: one, or all by which a partition becomes wider.
+func togetherIn(moves []Move) []Move {
+	n := 1
+	for moves[0].Joins() && n < len(moves) && moves[n].Joins() && moves[n].Partition == moves[0].Partition {
+		n++
+	}
+	return moves[:n]
 }
 
 // checkMove reports a move that does not fit the table.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
 )
 
@@ -16,8 +17,10 @@ import (
 // as it is, and the plan says so where that matters: plan again later. The same layout and goal give the same plan. It
 // takes seconds for a thousand drives and 65,536 partitions.
 //
-// The error is of kind Invalid if the goal lacks a drive of the layout or contradicts itself, or if fewer drives
-// stay than a partition has members.
+// If the goal's profile is wider than a partition, drives join it first, all together, at the positions behind its members.
+//
+// The error is of kind Invalid if the goal lacks a drive of the layout or contradicts itself, if its profile is not
+// wider than the layout's, or if fewer drives stay than a partition is to have members.
 func NewPlan(l *Layout, g Goal) (*Plan, error) {
 	const op = "placement.NewPlan"
 	p := &Plan{Layout: l.number, bits: l.bits}
@@ -32,6 +35,23 @@ func NewPlan(l *Layout, g Goal) (*Plan, error) {
 	if err := l.checkGoal(p, &g); err != nil {
 		return nil, errs.As(op, errs.Invalid, err)
 	}
+	wide := l
+	if g.Profile != (erasure.Profile{}) && g.Profile != l.profile {
+		p.Profiles = Profiles{g.Profile, ReducedProfile(g.Profile)}
+		room := *l // with room for the drives that are not in it yet
+		room.drives = p.Drives
+		var err error
+		if wide, err = room.WithProfile(p.Profiles.Standard, p.Profiles.Reduced); err != nil {
+			return nil, errs.As(op, errs.Invalid, errors.Unwrap(err))
+		}
+		wide.number = l.number
+	}
+	p.plan(wide, &g)
+	return p, nil
+}
+
+// plan fills in what becomes of a layout, that has the profile which the goal asks for.
+func (p *Plan) plan(l *Layout, g *Goal) {
 	leaving := make([]bool, len(p.Drives))
 	for i := range p.Drives {
 		_, leaving[i] = slices.BinarySearch(p.Leaving, p.Drives[i].Num)
@@ -41,9 +61,9 @@ func NewPlan(l *Layout, g Goal) (*Plan, error) {
 		s.former = indexes(l.formers, p.Drives)
 	}
 	s.run()
+	p.narrow = s.giveUpHalf()
 	p.NodeCap, p.ZoneCap, p.Least = s.nodeCap, s.zoneCap, s.least
-	p.describe(l, &g, s)
-	return p, nil
+	p.describe(l, g, s)
 }
 
 // checkGoal reports a goal that does not fit the layout. p has its drives, sorted.
@@ -72,8 +92,15 @@ func (l *Layout) checkGoal(p *Plan, g *Goal) error {
 			return fmt.Errorf("drive %d is to leave, and is not in the layout", num)
 		}
 	}
-	if stay := len(p.Drives) - len(p.Leaving); stay < l.N() {
-		return fmt.Errorf("profile %s needs %d drives, and %d would stay", l.profile, l.N(), stay)
+	prof := l.profile
+	if g.Profile != (erasure.Profile{}) && g.Profile != prof {
+		if err := l.checkWider(g.Profile); err != nil {
+			return err
+		}
+		prof = g.Profile
+	}
+	if stay := len(p.Drives) - len(p.Leaving); stay < prof.N() {
+		return fmt.Errorf("profile %s needs %d drives, and %d would stay", prof, prof.N(), stay)
 	}
 	if g.Bytes != nil && len(g.Bytes) != int(l.Partitions()) {
 		return fmt.Errorf("the sizes of %d partitions are given, of %d", len(g.Bytes), l.Partitions())

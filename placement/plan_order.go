@@ -8,7 +8,8 @@ const orderSteps = 500
 // order finds the order in which the moves of one partition are made. Moves are of drive indexes.
 type order struct {
 	w            *shuffle
-	row          []uint16 // who is a member, on the way
+	before       []uint16 // who is a member at first
+	row          []uint16 // the same, on the way
 	nodes, zones []int    // members in each
 	left, made   []Move
 	steps        int
@@ -18,16 +19,19 @@ func newOrder(w *shuffle) *order {
 	return &order{w: w, nodes: make([]int, len(w.nodes)), zones: make([]int, len(w.zones))}
 }
 
-// moves returns what changed in a partition, ordered so that the most members on one node never
+// moves returns what changed in a partition once drives have joined it, ordered so that the most members on one node never
 // become more on the way, nor those in one zone; failing that, those on one node; failing that, the least
 // bad step comes first each time. bad is then the spread over nodes of the worst epoch on the way.
 func (o *order) moves(partition int) (list []Move, bad int) {
 	w := o.w
 	first := partition * w.n
-	before := w.before[first : first+w.n]
-	o.left, o.made = o.left[:0], nil
+	before := append(o.before[:0], w.before[first:first+w.n]...)
+	o.before, o.left, o.made = before, o.left[:0], nil
 	for pos, d := range before {
-		if e := w.table[first+pos]; e != d {
+		e := w.table[first+pos]
+		if d == hole {
+			before[pos] = e // joined
+		} else if e != d {
 			o.left = append(o.left, Move{uint32(partition), pos, d, e})
 		}
 	}

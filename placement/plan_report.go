@@ -15,8 +15,12 @@ func (p *Plan) describe(l *Layout, g *Goal, w *shuffle) {
 		p.Changes[d].Drive = p.Drives[d].Num
 	}
 	for slot, d := range w.before {
-		p.Changes[d].Before++
-		p.Changes[w.table[slot]].After++
+		if d != hole {
+			p.Changes[d].Before++
+		}
+		if e := w.table[slot]; e != hole {
+			p.Changes[e].After++
+		}
 	}
 	p.Leaving = slices.DeleteFunc(p.Leaving, func(num uint16) bool {
 		return slices.ContainsFunc(p.Changes, func(c DriveChange) bool { return c.Drive == num && c.After > 0 })
@@ -29,7 +33,7 @@ func (p *Plan) describe(l *Layout, g *Goal, w *shuffle) {
 	p.explain(l, w, rough)
 }
 
-// order gathers the moves, and counts them. The first moves of all partitions come first, then
+// order gathers the moves, and counts them. Those by which partitions become wider come first. The first moves of all partitions are next, then
 // their second ones, and so on; those between the same two drives stand together. It returns how
 // many partitions have more than m members on a node on the way, and not before.
 func (p *Plan) order(l *Layout, g *Goal, w *shuffle) (rough int) {
@@ -47,6 +51,25 @@ func (p *Plan) order(l *Layout, g *Goal, w *shuffle) (rough int) {
 			size = g.Bytes[part]
 		}
 		row := slices.Clone(w.before[part*w.n : (part+1)*w.n])
+		spread := func() {
+			if f := w.rowSpread(row, oneNode); f <= w.m {
+				p.then[part] = uint8(f) // the rule of Next
+			}
+		}
+		if slices.Contains(row, hole) {
+			if w.table[(part+1)*w.n-1] == hole {
+				continue // it stays narrow
+			}
+			p.Widened++
+			for pos, d := range row {
+				if d == hole {
+					row[pos] = w.table[part*w.n+pos]
+					p.Changes[row[pos]].In++
+					p.Moves = append(p.Moves, Move{uint32(part), pos, 0, p.Drives[row[pos]].Num})
+				}
+			}
+			spread()
+		}
 		if bad > max(w.m, w.rowSpread(row, false)) {
 			rough++
 		}
@@ -59,9 +82,7 @@ func (p *Plan) order(l *Layout, g *Goal, w *shuffle) (rough int) {
 			to.BytesIn += size
 			p.Bytes += size
 			row[m.Position] = m.To
-			if f := w.rowSpread(row, oneNode); f <= w.m {
-				p.then[part] = uint8(f) // the rule of SpreadAfter
-			}
+			spread()
 		}
 	}
 	slices.SortFunc(turns, func(a, b turn) int {
@@ -94,7 +115,7 @@ func (s *domains) rowSpread(row []uint16, oneNode bool) int {
 
 // exposure says what the loss of domains means to a table whose partitions have quorums by spreads.
 func (s *domains) exposure(table []uint16, l *Layout, spreads []uint8) Exposure {
-	e := Exposure{Drives: s.m, Nodes: s.n, Zones: s.n, Domains: make([]DomainLoss, len(s.nodes)+len(s.zones))}
+	e := Exposure{Drives: s.n, Nodes: s.n, Zones: s.n, Domains: make([]DomainLoss, len(s.nodes)+len(s.zones))}
 	for i := range s.nodes {
 		e.Domains[i] = DomainLoss{Node: s.nodes[i], Zone: s.zones[s.nodeZone[i]]}
 	}
@@ -103,25 +124,26 @@ func (s *domains) exposure(table []uint16, l *Layout, spreads []uint8) Exposure 
 	}
 	seen := make([]bool, len(s.sites))
 	for _, d := range table {
-		if !seen[d] {
+		if d != hole && !seen[d] {
 			seen[d] = true
 			e.Domains[s.sites[d].node].Drives++
 			e.Domains[len(s.nodes)+s.sites[d].zone].Drives++
 		}
 	}
-	quorums := make([]Quorum, s.n+1)
-	for f := range quorums {
-		quorums[f] = RecordQuorum(l.profile, f)
-	}
 	count := make([]int, len(e.Domains))
 	var nodes, zones []int
 	for part := range s.parts {
-		row := table[part*s.n : (part+1)*s.n]
+		row, prof := table[part*s.n:(part+1)*s.n], l.profile
+		if row[s.n-1] == hole {
+			prof = l.ProfilesOf(uint32(part)).Standard
+			row = row[:prof.N()]
+		}
 		for _, d := range row {
 			count[s.sites[d].node]++
 			count[len(s.nodes)+s.sites[d].zone]++
 		}
-		q := quorums[spreads[part]]
+		q := RecordQuorum(prof, int(spreads[part]))
+		e.Drives = min(e.Drives, int(prof.Parity))
 		nodes, zones = nodes[:0], zones[:0]
 		lose := func(domain int, list []int) []int {
 			lost := count[domain]
@@ -131,10 +153,10 @@ func (s *domains) exposure(table []uint16, l *Layout, spreads []uint8) Exposure 
 			count[domain] = 0
 			x := &e.Domains[domain]
 			x.Most = max(x.Most, lost)
-			if s.n-lost < q.W {
+			if q.N-lost < q.W {
 				x.NoWrites++
 			}
-			if s.n-lost < max(q.R, int(l.profile.Data)) {
+			if q.N-lost < max(q.R, int(prof.Data)) {
 				x.Unreadable++
 			}
 			return append(list, lost)
@@ -143,7 +165,7 @@ func (s *domains) exposure(table []uint16, l *Layout, spreads []uint8) Exposure 
 			nodes = lose(s.sites[d].node, nodes)
 			zones = lose(len(s.nodes)+s.sites[d].zone, zones)
 		}
-		e.Nodes, e.Zones = min(e.Nodes, survives(nodes, s.m)), min(e.Zones, survives(zones, s.m))
+		e.Nodes, e.Zones = min(e.Nodes, survives(nodes, int(prof.Parity))), min(e.Zones, survives(zones, int(prof.Parity)))
 	}
 	return e
 }
@@ -162,7 +184,7 @@ func survives(members []int, m int) int {
 // measure says how much of the drives a full store fills.
 func (p *Plan) measure(w *shuffle) {
 	before, after := math.Inf(1), math.Inf(1)
-	sum := 0.0
+	sum, was, is := 0.0, 0, 0 // places, before and after
 	for d := range p.Drives {
 		capacity, c := float64(p.Drives[d].Capacity), &p.Changes[d]
 		if capacity == 0 {
@@ -171,6 +193,7 @@ func (p *Plan) measure(w *shuffle) {
 		if !w.sites[d].leaving {
 			sum += capacity
 		}
+		was, is = was+c.Before, is+c.After
 		if c.Before > 0 {
 			before = min(before, capacity/float64(c.Before))
 		}
@@ -180,7 +203,7 @@ func (p *Plan) measure(w *shuffle) {
 	}
 	total := float64(w.n * w.parts)
 	_, fullest := w.shares()
-	p.Capacity, p.UsableBefore, p.UsableAfter = clip(sum), clip(before*total), clip(after*total)
+	p.Capacity, p.UsableBefore, p.UsableAfter = clip(sum), clip(before*float64(was)), clip(after*float64(is))
 	p.Limit = min(p.Capacity, clip(total/fullest*weightUnit))
 }
 
@@ -217,6 +240,9 @@ func (p *Plan) explain(l *Layout, w *shuffle, rough int) {
 	}
 	if p.Capacity > 0 && float64(p.UsableAfter) < 0.95*float64(p.Limit) {
 		say("%.0f %% of what the caps allow can be used: with %d partitions a drive cannot have exactly its share", 100*float64(p.UsableAfter)/float64(p.Limit), w.parts)
+	}
+	if p.narrow > 0 {
+		say("%d partitions stay as narrow as they are: no drives were found that may join them now; plan again later", p.narrow)
 	}
 	if waiting := w.waiting(); waiting > 0 {
 		say("%d positions wait for the shards of their last move, and stay as they are: plan again when that is done", waiting)

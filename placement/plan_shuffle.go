@@ -53,13 +53,19 @@ func newShuffle(s *domains, table []uint16) *shuffle {
 		at: make([][]int32, drives), index: make([]int32, len(table)), stands: make([]int32, drives*s.n),
 		rnd: rand.New(rand.NewPCG(uint64(drives), uint64(len(table)))),
 	}
+	joins := 0
 	for slot, d := range w.table {
+		if d == hole { // of a partition that is to become wider
+			joins++
+			continue
+		}
 		w.index[slot] = int32(len(w.at[d]))
 		w.at[d] = append(w.at[d], int32(slot))
 		w.have[d]++
 		w.stands[int(d)*s.n+slot%s.n]++
 	}
 	w.want = w.targets(w.have)
+	w.least = joins
 	for d := range w.have {
 		w.least += max(0, w.have[d]-w.want[d])
 		for range w.want[d] - w.have[d] {
@@ -220,7 +226,7 @@ func (w *shuffle) shed() {
 		var holes []int
 		first := p * w.n
 		for i, d := range w.row(first) {
-			if w.sites[d].leaving && !w.waits(first+i) {
+			if d == hole || w.sites[d].leaving && !w.waits(first+i) {
 				w.put(first+i, hole)
 				holes = append(holes, first+i)
 			}
@@ -251,6 +257,21 @@ func (w *shuffle) shed() {
 		}
 	}
 	w.least = max(w.least, must)
+}
+
+// giveUpHalf leaves partitions narrow, and as they were, that did not get a drive for each new position: where others
+// wait, or the one who would fit is a former member. It returns how many.
+func (w *shuffle) giveUpHalf() (narrow int) {
+	for first := 0; first < len(w.table); first += w.n {
+		if !slices.Contains(w.row(first), hole) {
+			continue
+		}
+		narrow++
+		for i, d := range w.before[first : first+w.n] {
+			w.put(first+i, d)
+		}
+	}
+	return narrow
 }
 
 // above returns the slot of a partition to be given up, of those in domains with more than limit
@@ -373,7 +394,7 @@ func (w *shuffle) chain(from uint16, steps *int) bool {
 					free = w.before[first : first+w.n]
 				}
 				for _, e := range free {
-					if !reach(slot, e) {
+					if e == hole || !reach(slot, e) {
 						continue
 					}
 					if w.have[e] < w.want[e] {
@@ -452,7 +473,9 @@ func (w *shuffle) shortcut() {
 	gave, took := make([][]int32, len(w.have)), make([][]int32, len(w.have))
 	for slot, d := range w.table {
 		if b := w.before[slot]; b != d {
-			gave[b] = append(gave[b], int32(slot))
+			if b != hole {
+				gave[b] = append(gave[b], int32(slot))
+			}
 			took[d] = append(took[d], int32(slot))
 		}
 	}

@@ -138,7 +138,9 @@ func (l *Layout) WithoutProfile() *Layout {
 	}
 	n := l.next()
 	n.profile, n.reduced = l.earlier[last].Standard, l.earlier[last].Reduced
-	n.earlier = slices.Clone(l.earlier[:last])
+	if n.earlier = nil; last > 0 {
+		n.earlier = slices.Clone(l.earlier[:last])
+	}
 	n.restride(n.N())
 	n.stages = slices.Clone(l.stages)
 	n.trimStages()

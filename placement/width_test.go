@@ -73,6 +73,9 @@ func TestAPartitionBecomesWiderInOneStep(t *testing.T) {
 	if l.WithoutProfile().Profile() != profile(1, 0) || l.WithoutProfile().Widening() || l.WithoutProfile().N() != 1 {
 		t.Errorf("without it: %s", l.WithoutProfile().Profile())
 	}
+	if _, err := Decode(l.WithoutProfile().Append(nil)); err != nil {
+		t.Errorf("without it: %v", err)
+	}
 	if next.WithoutProfile() != next || all.WithoutProfile() != all {
 		t.Error("a profile goes that partitions have")
 	}
