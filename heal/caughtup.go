@@ -228,5 +228,5 @@ func (h *Healer) lists(ctx context.Context, d node.Drive) (map[string]*task, err
 func (h *Healer) Lost() (list []metadata.Address, more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Clone(h.check.lost.list), h.check.lost.more
+	return h.allLost()
 }

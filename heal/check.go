@@ -35,6 +35,12 @@ type check struct {
 	taints string     // why the last result does not hold any more, not durable yet
 	lost   lost
 	survey survey
+	// Of a store of several processes: knows, whether the state was read by this one, which makes the check; and what
+	// another one has told.
+	knows    bool
+	reported reported
+
+	lostRead bool // ownLost was; of the goroutine of the jobs
 }
 
 // checkState is kept on every local drive.
@@ -87,7 +93,7 @@ func (h *Healer) loadCheck(ctx context.Context) error {
 	}
 	n := 0
 	var fails []error
-	for _, d := range h.local() {
+	for _, d := range h.checkDrives() {
 		var s checkState
 		if err := h.load(ctx, d, jobCheck, &s); err != nil {
 			fails = append(fails, err)
@@ -104,19 +110,29 @@ func (h *Healer) loadCheck(ctx context.Context) error {
 		s.VerifiedFrom, s.Read = s.Verified, s.Verified
 	}
 	h.check.loaded = true
-	h.loadLost()
+	h.takeLost(h.check.state.Lost)
 	h.showCheck(JobRunning, nil)
+	h.mu.Lock()
+	h.check.knows = true
+	h.mu.Unlock()
 	return nil
 }
 
-// saveCheck stores the state on the local drives. One that keeps it suffices.
+// saveCheck stores the state on the local drives; in a store of several processes, how a check begins and ends, on all
+// that are here. One that keeps it suffices.
 func (h *Healer) saveCheck(ctx context.Context) error {
 	s := &h.check.state
 	s.Serial++
-	s.Lost = h.lostNames()
+	if h.c.Checks == nil {
+		s.Lost = h.lostNames()
+	}
+	drives := h.local()
+	if s.After == nil {
+		drives = h.checkDrives()
+	}
 	n := 0
 	var fails []error
-	for _, d := range h.local() {
+	for _, d := range drives {
 		if err := save(ctx, d, jobCheck, s); err != nil {
 			fails = append(fails, err)
 			continue
@@ -148,8 +164,12 @@ func (h *Healer) showCheck(state string, err error) {
 	h.check.shown, h.check.job = *s, j
 }
 
-// checkOnce begins a check if one is due, and goes on with it as far as it comes.
+// checkOnce begins a check if one is due, and goes on with it as far as it comes. Where another process makes it, it asks
+// that one how things stand.
 func (h *Healer) checkOnce(ctx context.Context) error {
+	if !h.checksHere() {
+		return h.followCheck(ctx)
+	}
 	if err := h.loadCheck(ctx); err != nil {
 		return err
 	}
@@ -284,6 +304,9 @@ func (h *Healer) checkAll(ctx context.Context) error {
 			h.showCheck(JobPaused, nil)
 			return nil
 		}
+		if !h.checksHere() {
+			return nil // another process goes on
+		}
 		if len(h.c.Replacements()) > 0 {
 			h.kick(h.jobs)
 			return errs.E("heal.check", errs.Busy, "a drive is being replaced")
@@ -298,6 +321,9 @@ func (h *Healer) checkAll(ctx context.Context) error {
 			return err
 		}
 	}
+	if !h.checksHere() {
+		return nil
+	}
 	return h.endCheck(ctx)
 }
 
@@ -310,7 +336,7 @@ func (h *Healer) endCheck(ctx context.Context) error {
 	}
 	left := 0
 	if s.Bad > s.Repaired { // what could not be mended at once is on the lists until it is
-		for _, d := range h.local() {
+		for _, d := range h.checkDrives() {
 			list, err := d.Repairs(ctx, nil, 1)
 			if err != nil {
 				return errs.Wrap(op, err)

@@ -81,10 +81,12 @@ type Config struct {
 	Deletions func() []metadata.Fence
 	// Moves are the plans of moves; nil: none ever.
 	Moves MoveControl
-	// Load returns how many requests are in flight: background work yields to them. nil: none ever.
-	Load func() int
 	// Retired reports whether a drive never serves again, though the layout may still have it; nil: none ever.
 	Retired func(num uint16) bool
+	// Checks is how the processes of a store agree about the check; nil: this one makes it.
+	Checks Checks
+	// Load returns how many requests are in flight: background work yields to them. nil: none ever.
+	Load func() int
 	// Settings are those to begin with; Configure changes them.
 	Settings Settings
 	// Concurrency is how many registers are tended at a time; 0 means 2.
@@ -220,11 +222,11 @@ func New(c Config) *Healer {
 	if c.Replacements == nil {
 		c.Replacements = func() []Replacement { return nil }
 	}
-	if c.Mover == nil {
-		c.Mover, _ = any(c.Meta).(Mover)
-	}
 	if c.Retired == nil {
 		c.Retired = func(uint16) bool { return false }
+	}
+	if c.Mover == nil {
+		c.Mover, _ = any(c.Meta).(Mover)
 	}
 	if c.Concurrency <= 0 {
 		c.Concurrency = 2

@@ -19,6 +19,7 @@ const (
 	jobOrphans = "orphans"    // on each drive: when its orphans were collected last
 	jobTombs   = "tombstones" // on each drive: when it was searched for tombstones last
 	jobMove    = "move"       // on every drive of the process: the newest counts
+	jobLost    = "lost"       // on every drive of a process of several: the registers that it knows to be lost
 	jobLeft    = "left"       // on each drive: of which layout it has nothing that belongs elsewhere
 	jobRecode  = "recode"     // on each drive: of which layout its data have the profiles
 )

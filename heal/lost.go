@@ -9,7 +9,8 @@ import (
 
 // lost names registers with data of which all drives together have too few good shards left. They stay
 // on the work lists, as a shard may yet turn up, until they are whole again, overwritten or deleted; none is
-// ever removed because it is lost. The names are kept with the state of the check. h.mu guards it.
+// ever removed because it is lost. The names are kept with the state of the check, or, in a store of several
+// processes, by each its own. h.mu guards it.
 type lost struct {
 	list    []metadata.Address // at most maxLost, in the order in which they were found
 	more    bool               // there are more
@@ -58,12 +59,12 @@ func (h *Healer) lostNames() (names []cursor) {
 	return names
 }
 
-// loadLost takes the list over from the state of the check.
-func (h *Healer) loadLost() {
+// takeLost puts names on the list that were kept.
+func (h *Healer) takeLost(names []cursor) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := &h.check.lost
-	for _, c := range h.check.state.Lost {
+	for _, c := range names {
 		if a := c.address(); a != nil && l.index(*a) < 0 && len(l.list) < maxLost {
 			l.list = append(l.list, *a)
 		}
@@ -72,7 +73,11 @@ func (h *Healer) loadLost() {
 
 // keepLost makes the list durable if it changed.
 func (h *Healer) keepLost(ctx context.Context) error {
-	if err := h.loadCheck(ctx); err != nil {
+	load, keep := h.loadCheck, h.saveCheck
+	if h.c.Checks != nil {
+		load, keep = h.loadOwnLost, h.saveOwnLost
+	}
+	if err := load(ctx); err != nil {
 		return err
 	}
 	h.mu.Lock()
@@ -85,7 +90,7 @@ func (h *Healer) keepLost(ctx context.Context) error {
 	if !changed {
 		return nil
 	}
-	err := h.saveCheck(ctx)
+	err := keep(ctx)
 	if err != nil {
 		h.mu.Lock()
 		h.check.lost.changed = true

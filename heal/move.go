@@ -241,6 +241,7 @@ func (h *Healer) moveOn(ctx context.Context, m *mover, begunOnly bool) error {
 		h.kick(h.jobs) // the next positions of partitions of which one has moved
 		return nil
 	}
+	lost := plan.Lost != nil && slices.ContainsFunc(plan.Leaving, plan.Lost)
 	for _, num := range plan.Leaving {
 		if err := h.c.Moves.ReleaseDrive(ctx, plan.ID, m.term, num); err != nil {
 			return errs.Wrap(op, err)
@@ -248,6 +249,9 @@ func (h *Healer) moveOn(ctx context.Context, m *mover, begunOnly bool) error {
 	}
 	if plan, ok := h.c.Moves.Plan(); !ok || plan.ID != m.plan.ID {
 		h.endMover(ctx, m)
+		if lost {
+			h.StartCheck() // what was rebuilt without them is to be proved
+		}
 	}
 	return nil
 }

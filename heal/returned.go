@@ -76,7 +76,7 @@ func (h *Healer) lookAround(ctx context.Context) {
 	h.forgetAside(l, now)
 	away := make(map[uint16]bool)
 	for _, m := range l.Drives() {
-		if _, ok := h.c.Drives.Shards(m.Num); !ok {
+		if _, ok := h.c.Drives.Shards(m.Num); !ok && placed(l, m.Num) {
 			away[m.Num] = true
 		}
 	}

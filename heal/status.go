@@ -114,7 +114,7 @@ func (h *Healer) Status() Status {
 	var away []uint16
 	if l := h.c.Layout(); l != nil {
 		for _, d := range l.Drives() {
-			if _, ok := h.drive(d.Num); !ok {
+			if _, ok := h.drive(d.Num); !ok && placed(l, d.Num) {
 				away = append(away, d.Num)
 			}
 		}
@@ -151,10 +151,14 @@ func (h *Healer) Status() Status {
 		s.Jobs = append(s.Jobs, h.recoding.job)
 	}
 	moving, running := len(h.rebuilds) > 0, len(s.Jobs) > 0
-	s.Jobs = append(s.Jobs, h.ended...)
+	s.Jobs = append(s.Jobs, h.allEnded()...)
 	why := func(format string, args ...any) { s.Why = append(s.Why, fmt.Sprintf(format, args...)) }
 	for _, num := range away {
-		why("drive %d is away", num)
+		if h.c.Retired(num) {
+			why("drive %d was given up, and others do not have all that it had yet", num)
+		} else {
+			why("drive %d is away", num)
+		}
 	}
 	if failing > 0 {
 		why("%d records could not be repaired although their drives are there", failing)
@@ -162,11 +166,12 @@ func (h *Healer) Status() Status {
 	if s.Blocked > 0 {
 		why("%d records or shards wait for drives", s.Blocked)
 	}
-	for i := range h.check.lost.list {
-		a := &h.check.lost.list[i]
+	lost, moreLost := h.allLost()
+	for i := range lost {
+		a := &lost[i]
 		why("bucket %d, key %q: data is lost, too few good shards are left", a.Bucket, a.Key)
 	}
-	if h.check.lost.more {
+	if moreLost {
 		why("other records have lost data as well")
 	}
 	if moving {
@@ -205,7 +210,7 @@ func (h *Healer) Status() Status {
 		why("some drive was last read from end to end on %s, longer ago than two and a half periods of scrubs", day(s.Read))
 	}
 	switch {
-	case len(away) > 0 || failing > 0 || s.Blocked > 0 || len(h.check.lost.list) > 0:
+	case len(away) > 0 || failing > 0 || s.Blocked > 0 || len(lost) > 0:
 		s.State = StateDegraded
 	case len(s.Why) == 0:
 		s.State = StateHealthy

@@ -126,16 +126,22 @@ func (h *Healer) walk(ctx context.Context, l *placement.Layout, drives []node.Dr
 	return out, nil
 }
 
-// members returns the drives of the layout that answer, and those that are away.
+// members returns the drives of the layout that answer, and those that are away. Of these one that has no places,
+// and had none that are still moving, such as one that was added and is about to be formatted, is missed by nobody.
 func (h *Healer) members(l *placement.Layout) (here []node.Drive, away []uint16) {
 	for _, m := range l.Drives() {
 		if d, ok := h.drive(m.Num); ok {
 			here = append(here, d)
-		} else {
+		} else if placed(l, m.Num) {
 			away = append(away, m.Num)
 		}
 	}
 	return here, away
+}
+
+// placed reports whether a drive is a member of a partition, or a former one whose shards are moving.
+func placed(l *placement.Layout, num uint16) bool {
+	return len(l.PartitionsOf(num)) > 0 || len(l.FormerOf(num)) > 0
 }
 
 // readable reports whether every partition has enough members besides those away that together they hold

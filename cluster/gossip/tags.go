@@ -37,7 +37,8 @@ type Tags struct {
 	Address string // host:port for other nodes
 	S3      string // host:port for clients; empty without the role
 
-	// Drives are the numbers of its drives, ascending. If they do not fit, Drives is nil on the other side and DriveCount says how many there are.
+	// Drives are the numbers of its drives that are open, ascending; empty: none is. If they do not fit, Drives is nil on the other
+	// side and DriveCount says how many there are.
 	Drives     []uint16
 	DriveCount int // set by decoding only
 
@@ -213,7 +214,7 @@ func encodeDrives(nums []uint16) string {
 // decodeDrives reads ascending ranges, of at most maxDrives numbers together.
 func decodeDrives(s string) (nums []uint16, ok bool) {
 	if s == "" {
-		return nil, true
+		return []uint16{}, true // none, which is not the same as not told
 	}
 	for part := range strings.SplitSeq(s, ",") {
 		from, to, isRange := strings.Cut(part, "-")

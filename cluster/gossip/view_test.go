@@ -42,6 +42,11 @@ func encoded(t testing.TB, tags Tags) map[string]string {
 }
 
 func TestTagsReadBack(t *testing.T) {
+	none := tagsOf(1)
+	none.Drives = []uint16{}
+	if got := must(decode(encoded(t, none), cluster))(t); got.Drives == nil || got.DriveCount != 0 {
+		t.Errorf("that no drive is open comes back as %v, %d", got.Drives, got.DriveCount)
+	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))

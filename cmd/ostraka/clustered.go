@@ -23,6 +23,7 @@ import (
 	"github.com/ostraka/ostraka/internal/config"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/internal/rootkeys"
+	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/placement"
 )
@@ -43,6 +44,7 @@ const (
 	askEvery    = time.Second     // what needs the leader is tried again
 	watchEvery  = time.Second     // besides when something is told
 	tellTimeout = 5 * time.Second // new tags
+	openWithin  = time.Minute     // that the last drives of a new cluster may take to open once all its nodes are here
 )
 
 // openAlone opens the control plane of a process that is no node of a cluster.
@@ -287,6 +289,15 @@ func (s *stack) layOut(ctx context.Context, cfg *config.Server, log *slog.Logger
 		return nil
 	}
 	drives := st.Layout().Drives()
+	// Drives have their numbers a moment before they are open. One that does not open holds up nobody for long.
+	if slices.ContainsFunc(drives, func(d placement.Drive) bool { return !s.here(d.Num) }) {
+		if s.gathered.IsZero() {
+			s.gathered = time.Now()
+		}
+		if time.Since(s.gathered) < openWithin {
+			return nil
+		}
+	}
 	p := e.Profile
 	if !p.Valid() {
 		var err error
@@ -412,6 +423,14 @@ func (h hereDrives) Shards(num uint16) (node.Drive, bool) {
 	return h.s.fleet.Shards(num)
 }
 
+// Replica implements metadata.Replicas: who is known to be away is not waited for while partitions stand still.
+func (h hereDrives) Replica(num uint16) (metadata.Replica, bool) {
+	if d, ok := h.Shards(num); ok {
+		return d, true
+	}
+	return nil, false // and no interface that holds a nil pointer
+}
+
 // healDrives are the drives as repair wants them.
 func (s *stack) healDrives() heal.Drives {
 	if s.mesh == nil {
@@ -506,6 +525,7 @@ func (s *stack) tend(ctx context.Context, cfg *config.Server, log *slog.Logger) 
 		if !known {
 			want := s.self(cfg)
 			if is, ok := s.control.State().Node(m.self); ok {
+				want.Since = is.Since
 				if is.ZoneSet {
 					if want.Zone != is.Zone && !told {
 						told = true
@@ -513,7 +533,6 @@ func (s *stack) tend(ctx context.Context, cfg *config.Server, log *slog.Logger) 
 					}
 					want.Zone, want.ZoneSet = is.Zone, true
 				}
-				want.Since = is.Since
 				known = is == want
 			}
 			if !known {
@@ -536,6 +555,7 @@ func (s *stack) tend(ctx context.Context, cfg *config.Server, log *slog.Logger) 
 			tendAt = time.Now().Add(tendEvery)
 			if s.control.Leads() {
 				m.rotate(ctx, s.control.Control)
+				s.forgetLeft(ctx, log)
 			}
 		}
 		if time.Now().After(rejoinAt) {
@@ -547,6 +567,22 @@ func (s *stack) tend(ctx context.Context, cfg *config.Server, log *slog.Logger) 
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// forgetLeft forgets gateways that said that they go: at their next start they have another id.
+func (s *stack) forgetLeft(ctx context.Context, log *slog.Logger) {
+	st, view := s.control.State(), s.mesh.group.Load().View()
+	for _, n := range st.Nodes() {
+		is, ok := view.Member(n.ID)
+		if !ok || is.State != gossip.Left || n.Roles&cluster.RoleStorage != 0 || len(st.DrivesOf(n.ID)) > 0 {
+			continue
+		}
+		if err := s.control.RemoveNode(ctx, n.ID); err != nil {
+			log.Debug("a gateway that left is not forgotten yet", "node", n.ID, "err", err)
+			return
+		}
+		log.Info("a gateway that left is forgotten", "node", nodeName(n))
 	}
 }
 

@@ -37,6 +37,7 @@ const (
 const (
 	mRenew  rpc.Method = 2000 // a certificate request → a certificate
 	mDrives rpc.Method = 2001 // what a node says of its drives, as JSON
+	mCheck  rpc.Method = 2002 // a note to the process that makes the complete check → how that stands
 )
 
 // The methods of the control plane.
@@ -67,6 +68,7 @@ type mesh struct {
 	server  *rpc.Server
 
 	drives atomic.Pointer[func(context.Context) []console.DriveStatus] // of this node
+	check  atomic.Pointer[func(note []byte) ([]byte, error)]           // what answers notes about the check
 
 	requests func() int // of clients, in flight in this process
 	load     node.Load  // by those of other processes
@@ -103,8 +105,18 @@ func newMesh(cfg *config.Server, ln net.Listener, self disk.ID, requests func() 
 		b, err := json.Marshal((*tell)(ctx))
 		return b, errs.As("server.Drives", errs.Internal, err)
 	})
+	m.mux.Handle(mCheck, func(_ context.Context, _ rpc.Peer, note []byte) ([]byte, error) {
+		answer := m.check.Load()
+		if answer == nil {
+			return nil, errs.E("server.Check", errs.Unavailable, "the node is starting")
+		}
+		return (*answer)(note)
+	})
 	return m
 }
+
+// answerCheck says what answers notes of other nodes about the check.
+func (m *mesh) answerCheck(f func(note []byte) ([]byte, error)) { m.check.Store(&f) }
 
 // tellDrives says what other nodes are told of the drives of this one.
 func (m *mesh) tellDrives(f func(context.Context) []console.DriveStatus) { m.drives.Store(&f) }

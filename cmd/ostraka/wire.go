@@ -61,6 +61,7 @@ type stack struct {
 
 	operator *operator
 	inFlight atomic.Int64 // S3 requests
+	gathered time.Time    // when all nodes of a new cluster were here, and drives were not open yet; of tend
 
 	stopHeal context.CancelFunc
 	healing  sync.WaitGroup              // repairs, and the operator's loop
@@ -210,12 +211,19 @@ func (s *stack) startHeal(ctx context.Context, cfg *config.Server, log *slog.Log
 	}
 	if s.mesh != nil {
 		hc.Moves = planMover{s.control.Control}
+		hc.Checks = checks{s}
+		mover := metadata.NewClient(metadata.ClientConfig{Replicas: hereDrives{s}, Logger: log})
+		s.onClose(mover.Close)
+		hc.Mover = mover
 		hc.Retired = func(num uint16) bool { return s.control.State().Retired(num) }
 	}
 	h := heal.New(hc)
 	// Nodes tell what it asks of them from what requests ask.
 	ctx, s.stopHeal = context.WithCancel(rpc.WithMeta(context.WithoutCancel(ctx), rpc.Meta{Priority: rpc.Background}))
 	s.healer.Store(h)
+	if s.mesh != nil {
+		s.mesh.answerCheck(h.CheckAnswer)
+	}
 	if cfg.Role != config.GatewayRole { // what is to be repaired lies on the drives, and so do those who repair it
 		s.healing.Go(func() { h.Run(ctx) })
 		s.healing.Go(func() { s.operator.run(ctx) })
