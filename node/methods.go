@@ -93,48 +93,34 @@ func tell[Q any, PQ wire[Q]](f func(ctx context.Context, d Drive, m *Q) error) e
 	})
 }
 
+// of is a method of Drive that has an answer, for ask.
+func of[Q, R any](f func(Drive, context.Context, *Q) (*R, error)) func(context.Context, Drive, *Q) (*R, error) {
+	return func(ctx context.Context, d Drive, m *Q) (*R, error) { return f(d, ctx, m) }
+}
+
+// by is a method of Drive that has none, for tell.
+func by[Q any](f func(Drive, context.Context, *Q) error) func(context.Context, Drive, *Q) error {
+	return func(ctx context.Context, d Drive, m *Q) error { return f(d, ctx, m) }
+}
+
 // executes are all methods that are calls to a drive.
 var executes = map[rpc.Method]execute{
-	mPrepare: ask(func(ctx context.Context, d Drive, m *metadata.PrepareRequest) (*metadata.PrepareReply, error) {
-		return d.Prepare(ctx, m)
-	}),
-	mAccept: ask(func(ctx context.Context, d Drive, m *metadata.AcceptRequest) (*metadata.AcceptReply, error) {
-		return d.Accept(ctx, m)
-	}),
-	mDecide: tell(func(ctx context.Context, d Drive, m *metadata.Decisions) error { return d.Decide(ctx, *m) }),
-	mRead: ask(func(ctx context.Context, d Drive, m *metadata.ReadRequest) (*metadata.ReadReply, error) {
-		return d.Read(ctx, m)
-	}),
-	mVersions: ask(func(ctx context.Context, d Drive, m *metadata.VersionsRequest) (*metadata.VersionsReply, error) {
-		return d.Versions(ctx, m)
-	}),
-	mInstall: tell(func(ctx context.Context, d Drive, m *metadata.InstallRequest) error { return d.Install(ctx, m) }),
-	mPin: ask(func(ctx context.Context, d Drive, m *metadata.PinRequest) (*metadata.PinReply, error) {
-		return d.Pin(ctx, m)
-	}),
-	mScan: ask(func(ctx context.Context, d Drive, m *metadata.ScanRequest) (*metadata.ScanReply, error) {
-		return d.Scan(ctx, m)
-	}),
-	mFence: tell(func(ctx context.Context, d Drive, m *metadata.FenceRequest) error { return d.Fence(ctx, m) }),
-	mDrop:  tell(func(ctx context.Context, d Drive, m *metadata.DropRequest) error { return d.Drop(ctx, m) }),
-	mRows: ask(func(ctx context.Context, d Drive, m *metadata.RowsRequest) (*metadata.RowsReply, error) {
-		return d.Rows(ctx, m)
-	}),
-	mLookup: ask(func(ctx context.Context, d Drive, m *metadata.LookupRequest) (*metadata.RowsReply, error) {
-		return d.Lookup(ctx, m)
-	}),
-	mCopy: ask(func(ctx context.Context, d Drive, m *metadata.VersionsRequest) (*metadata.VersionsReply, error) {
-		return d.Copy(ctx, m)
-	}),
-	mWedge: ask(func(ctx context.Context, d Drive, m *metadata.WedgeRequest) (*metadata.WedgeReply, error) {
-		return d.Wedge(ctx, m)
-	}),
-	mTransfer: ask(func(ctx context.Context, d Drive, m *metadata.TransferRequest) (*metadata.TransferReply, error) {
-		return d.Transfer(ctx, m)
-	}),
-	mInstallEpoch: tell(func(ctx context.Context, d Drive, m *metadata.InstallEpochRequest) error {
-		return d.InstallEpoch(ctx, m)
-	}),
+	mPrepare:      ask(of(Drive.Prepare)),
+	mAccept:       ask(of(Drive.Accept)),
+	mDecide:       tell(func(ctx context.Context, d Drive, m *metadata.Decisions) error { return d.Decide(ctx, *m) }),
+	mRead:         ask(of(Drive.Read)),
+	mVersions:     ask(of(Drive.Versions)),
+	mInstall:      tell(by(Drive.Install)),
+	mPin:          ask(of(Drive.Pin)),
+	mScan:         ask(of(Drive.Scan)),
+	mFence:        tell(by(Drive.Fence)),
+	mDrop:         tell(by(Drive.Drop)),
+	mRows:         ask(of(Drive.Rows)),
+	mLookup:       ask(of(Drive.Lookup)),
+	mCopy:         ask(of(Drive.Copy)),
+	mWedge:        ask(of(Drive.Wedge)),
+	mTransfer:     ask(of(Drive.Transfer)),
+	mInstallEpoch: tell(by(Drive.InstallEpoch)),
 	mDigests: ask(func(ctx context.Context, d Drive, _ *empty) (*digests, error) {
 		list, err := d.Digests(ctx)
 		return (*digests)(&list), err

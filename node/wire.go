@@ -60,6 +60,10 @@ func putBallot(b []byte, num protowire.Number, v metadata.Ballot) []byte {
 	return putBytes(b, num, raw[:])
 }
 
+func putProfile(b []byte, num protowire.Number, v erasure.Profile) []byte {
+	return putUint(b, num, uint64(v.Data)<<8|uint64(v.Parity))
+}
+
 // field is one field of a message that is being decoded; err is the first thing wrong with it.
 type field struct {
 	num protowire.Number
@@ -107,6 +111,11 @@ func (f *field) id() (id [16]byte) {
 func (f *field) ballot() metadata.Ballot {
 	id := f.id()
 	return metadata.Ballot{Counter: binary.BigEndian.Uint64(id[:8]), Proposer: binary.BigEndian.Uint64(id[8:])}
+}
+
+func (f *field) profile() erasure.Profile {
+	v := f.uint(0xffff)
+	return erasure.Profile{Data: uint8(v >> 8), Parity: uint8(v)}
 }
 
 func (f *field) msg(m interface{ Unmarshal([]byte) error }) {
@@ -169,47 +178,23 @@ type empty struct{}
 func (*empty) AppendTo(b []byte) []byte { return b }
 func (*empty) Unmarshal(b []byte) error { return decode(b, func(*field) bool { return false }) }
 
-// digests are as long as they are.
-type digests []metadata.Digest
+// ids is a list of ids, all in one field.
+type ids[T ~[16]byte] []T
 
-func (m *digests) AppendTo(b []byte) []byte {
+type (
+	digests = ids[metadata.Digest]
+	dataIDs = ids[erasure.DataID]
+)
+
+func (m *ids[T]) AppendTo(b []byte) []byte {
 	raw := make([]byte, 0, 16*len(*m))
-	for _, d := range *m {
-		raw = append(raw, d[:]...)
+	for _, id := range *m {
+		raw = append(raw, id[:]...)
 	}
 	return putBytes(b, 1, raw)
 }
 
-func (m *digests) Unmarshal(b []byte) error {
-	*m = nil
-	return decode(b, func(f *field) bool {
-		if f.num != 1 {
-			return false
-		}
-		if len(f.b)%16 != 0 {
-			f.fail("digests of wrong length")
-			return true
-		}
-		*m = make(digests, len(f.b)/16)
-		for i := range *m {
-			copy((*m)[i][:], f.b[16*i:])
-		}
-		return true
-	})
-}
-
-// dataIDs is a list of bodies.
-type dataIDs []erasure.DataID
-
-func (m *dataIDs) AppendTo(b []byte) []byte {
-	raw := make([]byte, 0, 16*len(*m))
-	for _, d := range *m {
-		raw = append(raw, d[:]...)
-	}
-	return putBytes(b, 1, raw)
-}
-
-func (m *dataIDs) Unmarshal(b []byte) error {
+func (m *ids[T]) Unmarshal(b []byte) error {
 	*m = nil
 	return decode(b, func(f *field) bool {
 		if f.num != 1 {
@@ -219,10 +204,63 @@ func (m *dataIDs) Unmarshal(b []byte) error {
 			f.fail("ids of wrong length")
 			return true
 		}
-		*m = make(dataIDs, len(f.b)/16)
+		*m = make(ids[T], len(f.b)/16)
 		for i := range *m {
-			copy((*m)[i][:], f.b[16*i:])
+			(*m)[i] = T(f.b[16*i : 16*i+16])
 		}
+		return true
+	})
+}
+
+// items is a list of messages. As says how one of the values is a message.
+type items[E any, As interface{ message(*E) message }] []E
+
+// message is what every message is, without its type.
+type message interface {
+	AppendTo([]byte) []byte
+	Unmarshal([]byte) error
+}
+
+type (
+	asSeal      struct{}
+	asShardRow  struct{}
+	asRepair    struct{}
+	asUnsettled struct{}
+	asGarbage   struct{}
+)
+
+func (asSeal) message(e *disk.InlineSeal) message            { return (*sealRequest)(e) }
+func (asShardRow) message(e *disk.ShardRow) message          { return (*shardRow)(e) }
+func (asRepair) message(e *metadata.RepairRow) message       { return (*repairRow)(e) }
+func (asUnsettled) message(e *metadata.UnsettledRow) message { return (*unsettledRow)(e) }
+func (asGarbage) message(e *metadata.GarbageRow) message     { return (*garbageRow)(e) }
+
+type (
+	sealRequests  = items[disk.InlineSeal, asSeal] // inline shards to be made durable
+	shardRows     = items[disk.ShardRow, asShardRow]
+	repairRows    = items[metadata.RepairRow, asRepair]
+	unsettledRows = items[metadata.UnsettledRow, asUnsettled]
+	garbageRows   = items[metadata.GarbageRow, asGarbage]
+)
+
+func (m *items[E, As]) AppendTo(b []byte) []byte {
+	var as As
+	for i := range *m {
+		b = putMsg(b, 1, as.message(&(*m)[i]))
+	}
+	return b
+}
+
+func (m *items[E, As]) Unmarshal(b []byte) error {
+	*m = nil
+	var as As
+	return decode(b, func(f *field) bool {
+		if f.num != 1 {
+			return false
+		}
+		var e E
+		f.msg(as.message(&e))
+		*m = list(f, *m, e)
 		return true
 	})
 }
@@ -439,29 +477,6 @@ func (m *sealRequest) Unmarshal(b []byte) error {
 	})
 }
 
-// sealRequests makes many inline shards durable.
-type sealRequests []disk.InlineSeal
-
-func (m *sealRequests) AppendTo(b []byte) []byte {
-	for i := range *m {
-		b = putMsg(b, 1, (*sealRequest)(&(*m)[i]))
-	}
-	return b
-}
-
-func (m *sealRequests) Unmarshal(b []byte) error {
-	*m = nil
-	return decode(b, func(f *field) bool {
-		if f.num != 1 {
-			return false
-		}
-		var s sealRequest
-		f.msg(&s)
-		*m = list(f, *m, disk.InlineSeal(s))
-		return true
-	})
-}
-
 // inlineShard is an inline shard, or that there is none.
 type inlineShard []byte
 
@@ -510,7 +525,7 @@ type verifyRequest struct {
 func (m *verifyRequest) AppendTo(b []byte) []byte {
 	b = putBytes(b, 1, m.Chunk.Data[:])
 	b = putUint(b, 2, uint64(m.Chunk.Index))
-	b = putUint(b, 3, uint64(m.Chunk.Profile.Data)<<8|uint64(m.Chunk.Profile.Parity))
+	b = putProfile(b, 3, m.Chunk.Profile)
 	b = putUint(b, 4, uint64(m.Chunk.Size))
 	b = putMsg(b, 5, (*owner)(&m.Chunk.Owner))
 	b = putUint(b, 6, uint64(m.Index))
@@ -526,8 +541,7 @@ func (m *verifyRequest) Unmarshal(b []byte) error {
 		case 2:
 			m.Chunk.Index = f.u32()
 		case 3:
-			p := f.uint(0xffff)
-			m.Chunk.Profile = erasure.Profile{Data: uint8(p >> 8), Parity: uint8(p)}
+			m.Chunk.Profile = f.profile()
 		case 4:
 			m.Chunk.Size = f.i63()
 		case 5:
@@ -649,7 +663,7 @@ func (m *shardRow) AppendTo(b []byte) []byte {
 	b = putUint(b, 3, uint64(m.Size))
 	b = putMsg(b, 4, &m.Address)
 	b = putUint(b, 5, nanos(m.Sealed))
-	b = putUint(b, 6, uint64(m.Profile.Data)<<8|uint64(m.Profile.Parity))
+	b = putProfile(b, 6, m.Profile)
 	return putUint(b, 7, uint64(m.BodySize))
 }
 
@@ -668,36 +682,12 @@ func (m *shardRow) Unmarshal(b []byte) error {
 		case 5:
 			m.Sealed = f.time()
 		case 6:
-			p := f.uint(0xffff)
-			m.Profile = erasure.Profile{Data: uint8(p >> 8), Parity: uint8(p)}
+			m.Profile = f.profile()
 		case 7:
 			m.BodySize = f.i63()
 		default:
 			return false
 		}
-		return true
-	})
-}
-
-// shardRows is a page of shard rows.
-type shardRows []disk.ShardRow
-
-func (m *shardRows) AppendTo(b []byte) []byte {
-	for i := range *m {
-		b = putMsg(b, 1, (*shardRow)(&(*m)[i]))
-	}
-	return b
-}
-
-func (m *shardRows) Unmarshal(b []byte) error {
-	*m = nil
-	return decode(b, func(f *field) bool {
-		if f.num != 1 {
-			return false
-		}
-		var r shardRow
-		f.msg(&r)
-		*m = list(f, *m, disk.ShardRow(r))
 		return true
 	})
 }
@@ -946,73 +936,6 @@ func (m *garbageRow) Unmarshal(b []byte) error {
 		default:
 			return false
 		}
-		return true
-	})
-}
-
-// The pages of the work lists.
-type (
-	repairRows    []metadata.RepairRow
-	unsettledRows []metadata.UnsettledRow
-	garbageRows   []metadata.GarbageRow
-)
-
-func (m *repairRows) AppendTo(b []byte) []byte {
-	for i := range *m {
-		b = putMsg(b, 1, (*repairRow)(&(*m)[i]))
-	}
-	return b
-}
-
-func (m *repairRows) Unmarshal(b []byte) error {
-	*m = nil
-	return decode(b, func(f *field) bool {
-		if f.num != 1 {
-			return false
-		}
-		var r repairRow
-		f.msg(&r)
-		*m = list(f, *m, metadata.RepairRow(r))
-		return true
-	})
-}
-
-func (m *unsettledRows) AppendTo(b []byte) []byte {
-	for i := range *m {
-		b = putMsg(b, 1, (*unsettledRow)(&(*m)[i]))
-	}
-	return b
-}
-
-func (m *unsettledRows) Unmarshal(b []byte) error {
-	*m = nil
-	return decode(b, func(f *field) bool {
-		if f.num != 1 {
-			return false
-		}
-		var r unsettledRow
-		f.msg(&r)
-		*m = list(f, *m, metadata.UnsettledRow(r))
-		return true
-	})
-}
-
-func (m *garbageRows) AppendTo(b []byte) []byte {
-	for i := range *m {
-		b = putMsg(b, 1, (*garbageRow)(&(*m)[i]))
-	}
-	return b
-}
-
-func (m *garbageRows) Unmarshal(b []byte) error {
-	*m = nil
-	return decode(b, func(f *field) bool {
-		if f.num != 1 {
-			return false
-		}
-		var r garbageRow
-		f.msg(&r)
-		*m = list(f, *m, metadata.GarbageRow(r))
 		return true
 	})
 }

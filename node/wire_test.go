@@ -2,7 +2,11 @@ package node
 
 import (
 	"bytes"
+	"encoding/hex"
+	"fmt"
+	"os"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,12 +16,6 @@ import (
 	"github.com/ostraka/ostraka/internal/rpc"
 	"github.com/ostraka/ostraka/metadata"
 )
-
-// message is any message, made anew.
-type message interface {
-	AppendTo([]byte) []byte
-	Unmarshal([]byte) error
-}
 
 // samples are messages with every field set.
 func samples() []message {
@@ -46,6 +44,37 @@ func samples() []message {
 		&repairRows{{Address: addr, Partition: 1, Positions: []uint8{5}}},
 		&unsettledRows{{Address: addr, Partition: 1, Ballot: ballot, Since: -5, State: ballot}},
 		&garbageRows{{At: -9, Address: addr, Partition: 1, Dead: metadata.DeadData{Data: data}, Guard: ballot}},
+	}
+}
+
+// sampleNames are the names of samples, in their order, in testdata.
+var sampleNames = strings.Fields(`digests dataIDs numbers flag shardID owner createRequest openRequest handleRequest sealRequest sealRequests inlineShard
+	inlineShards verifyRequest dataRequest pageRequest shardsRequest shardRow shardRows failure statReply scrubReply usage job repairRow repairRows
+	unsettledRows garbageRows`)
+
+// What a version wrote is read for as long as it is spoken, and written by nobody else in another way.
+func TestMessagesOfEachVersionAreAsTheyWere(t *testing.T) {
+	raw, err := os.ReadFile("testdata/messages-v1.txt") // version 2 has the same
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+	all := samples()
+	if len(lines) != len(all) || len(sampleNames) != len(all) {
+		t.Fatalf("%d messages, %d names, %d in testdata", len(all), len(sampleNames), len(lines))
+	}
+	for i, m := range all {
+		if got := fmt.Sprintf("%s: %x", sampleNames[i], m.AppendTo(nil)); got != lines[i] {
+			t.Errorf("written now\n%s\n, and then\n%s", got, lines[i])
+		}
+		_, then, _ := strings.Cut(lines[i], ": ")
+		b, err := hex.DecodeString(then)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if old := fresh(m); old.Unmarshal(b) != nil || !reflect.DeepEqual(old, m) {
+			t.Errorf("%s of then is read as %+v, want %+v", sampleNames[i], old, m)
+		}
 	}
 }
 
