@@ -2,12 +2,14 @@ package heal
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
+	"github.com/ostraka/ostraka/placement"
 )
 
 // several are two processes of one store.
@@ -149,6 +151,36 @@ func TestACheckGoesOnInAnotherProcess(t *testing.T) {
 	for i, h := range s.healers {
 		if h.Status().Verified.IsZero() {
 			t.Errorf("process %d has forgotten the check", i)
+		}
+	}
+}
+
+// A drive that is added has a number before it is open, and no places: nobody misses it, and nothing that was verified
+// is in doubt.
+func TestADriveWithoutPlacesIsMissedByNobody(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.fill(6)
+	w.heal()
+	w.healer.StartCheck()
+	if s := w.check(); s.State != StateHealthy {
+		t.Fatalf("before: %s %q", s.State, s.Why)
+	}
+	if err := w.relayout(func(l *placement.Layout) (*placement.Layout, error) {
+		return l.WithDrive(placement.Drive{Num: 9, ID: [16]byte{9}})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.heal()
+	if s := w.check(); s.State != StateHealthy {
+		t.Errorf("with a drive that is not open yet: %s %q", s.State, s.Why)
+	}
+	w.healer.Returned(9)
+	w.heal()
+	w.upkeep()
+	w.heal()
+	for _, why := range w.check().Why {
+		if strings.Contains(why, "away") {
+			t.Errorf("once it is open: %s", why)
 		}
 	}
 }

@@ -50,7 +50,9 @@ func (h *Healer) Returned(num uint16) {
 	h.returned.add(num)
 	h.judgeAgain()
 	h.mu.Unlock()
-	h.taint("a drive was away")
+	if l := h.c.Layout(); l != nil && placed(l, num) { // one that was added has nothing that could have been missed
+		h.taint("a drive was away")
+	}
 	h.Trigger()
 	h.kick(h.back)
 }
