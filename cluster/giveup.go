@@ -136,6 +136,7 @@ func (s *State) giveUp(next *State, c *command) (any, error) {
 		if p.Moves, err = s.succeed(&p, gone, c.move.moves); err != nil {
 			return nil, errs.Wrap(op, err)
 		}
+		s.wholeJoins(&p)
 		p.Term++ // its mover must look again
 		next.moves = s.moves.with(&p)
 	}
@@ -171,6 +172,10 @@ func (s *State) succeed(p *MovePlan, gone func(uint16) bool, successors []placem
 		}
 		if m.State == MovePlanned && !s.succeeds(m.Move) {
 			p.Total--
+			continue
+		}
+		if m.State == MovePublished && m.Joins() {
+			p.Done++ // nothing was on its way to it: it is a member like others that are given up
 			continue
 		}
 		newcomer := to[place{m.Partition, m.Position}]
@@ -257,7 +262,7 @@ func (s *State) Successors(drives []uint16, usable func(num uint16) bool) ([]pla
 	}
 	var list []placement.Move
 	for _, m := range plan.Moves {
-		if !gone(m.To) || m.State == MovePlanned && !s.succeeds(m.Move) {
+		if !gone(m.To) || m.State == MovePlanned && !s.succeeds(m.Move) || m.State == MovePublished && m.Joins() {
 			continue
 		}
 		g := l.Group(m.Partition)

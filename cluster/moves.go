@@ -69,6 +69,7 @@ type moveCommand struct {
 	spreads []uint32 // by move
 	leaving []uint16
 	fences  []BucketFence
+	profile placement.Profiles // that the layout is to have; zero: it stays
 }
 
 // BucketFence is the epoch of a bucket that is being deleted.
@@ -126,6 +127,7 @@ func (s *State) applyMoves(next *State, c *command) (any, error) {
 		err = s.movesDone(next, &p, c.move.moves)
 	case opRevertPlan:
 		s.revert(&p)
+		next.layout = s.narrowed(&p)
 	case opReleaseDrive:
 		err = s.releaseDrive(next, &p, c.old)
 	}
@@ -164,6 +166,10 @@ func (s *State) applyPlan(next *State, c *command) (any, error) {
 	case len(c.move.moves) == 0 && len(c.move.leaving) == 0:
 		return refuse(errs.Invalid, "the plan has no moves")
 	}
+	l, err := s.widerLayout(c)
+	if err != nil {
+		return nil, errs.As(op, errs.Invalid, err)
+	}
 	p := &MovePlan{Layout: c.move.layout, Begun: c.time, Total: len(c.move.moves), Leaving: slices.Clone(c.move.leaving)}
 	slices.Sort(p.Leaving)
 	for i, num := range p.Leaving {
@@ -191,7 +197,10 @@ func (s *State) applyPlan(next *State, c *command) (any, error) {
 		if places[at] || to[role{m.Partition, m.To}] {
 			return refuse(errs.Invalid, "partition %d names a position or a newcomer twice", m.Partition)
 		}
-		places[at], from[role{m.Partition, m.From}], to[role{m.Partition, m.To}] = true, true, true
+		places[at], to[role{m.Partition, m.To}] = true, true
+		if !m.Joins() {
+			from[role{m.Partition, m.From}] = true
+		}
 		p.Moves = append(p.Moves, PlannedMove{Move: m})
 	}
 	for r := range to {
@@ -202,7 +211,7 @@ func (s *State) applyPlan(next *State, c *command) (any, error) {
 	// Transitions have one space of numbers: drives know them by nothing else.
 	next.lastReplacement++
 	p.ID = next.lastReplacement
-	next.moves = s.moves.with(p) // the commit point of a plan
+	next.moves, next.layout = s.moves.with(p), l // the commit point of a plan
 	return encoded(protowire.AppendVarint(nil, p.ID)), nil
 }
 
@@ -350,6 +359,7 @@ func (s *State) planReplaced(old, newcomer uint16) {
 		return (m.From == old || m.To == old) && m.State == MovePlanned && !s.succeeds(m.Move)
 	})
 	p.Total -= n - len(p.Moves)
+	s.wholeJoins(&p)
 	changed := n != len(p.Moves)
 	for i := range p.Moves {
 		if m := &p.Moves[i]; m.To == old && m.State != MovePublished {
@@ -373,7 +383,7 @@ func (s *State) planSwapped(was *placement.Layout, old, newcomer uint16, partiti
 	list := p.Moves[:0:0]
 	changed := false
 	for _, m := range p.Moves {
-		if slices.Contains(partitions, m.Partition) && was.Group(m.Partition).Drives[m.Position] == old {
+		if slices.Contains(partitions, m.Partition) && was.Group(m.Partition).Position(old) == m.Position {
 			changed = true
 			if m.State != MovePublished {
 				p.Total--
@@ -392,10 +402,11 @@ func (s *State) planSwapped(was *placement.Layout, old, newcomer uint16, partiti
 }
 
 // ApplyPlan opens a plan of moves that was computed from the layout of a number, and returns its id. Drives that
-// are to leave do so when nothing refers to them any more. The error is of kind Stale if the layout is
-// another one now, Exists while another plan is open, and Invalid if a move does not fit.
-func (k *Control) ApplyPlan(ctx context.Context, layout uint64, list []placement.Move, leaving []uint16) (id uint64, err error) {
-	c := &command{op: opApplyPlan, time: time.Now().UnixNano(), move: moveCommand{layout: layout, moves: list, leaving: leaving}}
+// are to leave do so when nothing refers to them any more. profile is what the plan makes partitions wider for; zero if
+// it does not. The error is of kind Stale if the layout is
+// another one now, Exists while another plan is open, and Invalid if a move, or the profile, does not fit.
+func (k *Control) ApplyPlan(ctx context.Context, layout uint64, list []placement.Move, leaving []uint16, profile placement.Profiles) (id uint64, err error) {
+	c := &command{op: opApplyPlan, time: time.Now().UnixNano(), move: moveCommand{layout: layout, moves: list, leaving: leaving, profile: profile}}
 	return numberOf(k.change(ctx, c))
 }
 
@@ -508,7 +519,7 @@ func varints(b []byte, limit int) (list []uint64, err error) {
 	return list, nil
 }
 
-// append appends the fields 40 to 44 of a command.
+// append appends the fields 40 to 45 of a command.
 func (m *moveCommand) append(b []byte) []byte {
 	b = putUint(b, 40, m.layout)
 	b = putBytes(b, 41, appendMoves(nil, m.moves))
@@ -518,7 +529,8 @@ func (m *moveCommand) append(b []byte) []byte {
 	for _, f := range m.fences {
 		fences = protowire.AppendVarint(protowire.AppendVarint(fences, f.Bucket), f.Epoch)
 	}
-	return putBytes(b, 44, fences)
+	b = putBytes(b, 44, fences)
+	return putBytes(b, 45, appendProfiles(nil, m.profile))
 }
 
 // field reads one of them.
@@ -540,6 +552,8 @@ func (m *moveCommand) field(f field) (known bool, err error) {
 		for ; len(v) > 0; v = v[2:] {
 			m.fences = append(m.fences, BucketFence{v[0], v[1]})
 		}
+	case 45:
+		m.profile, err = decodeProfiles(f.bytes)
 	default:
 		return false, nil
 	}

@@ -89,6 +89,16 @@ func (m *moving) check() {
 			g := l.Group(x.Partition)
 			former, _ := g.FormerAt(x.Position)
 			switch {
+			case x.Joins() && x.State != MovePublished:
+				n := 0
+				for _, o := range p.Moves {
+					if o.Partition == x.Partition && o.Joins() && o.State != MovePublished {
+						n++
+					}
+				}
+				if x.Position < len(g.Drives) || g.Position(x.To) >= 0 || len(g.Drives)+n != l.N() || m.s.Retired(x.To) {
+					m.t.Fatalf("%s: %+v, one of %d, cannot be made in %+v", m.name, x, n, g)
+				}
 			case x.State == MovePublished:
 				if g.Drives[x.Position] != x.To || former != x.From || x.At == 0 {
 					m.t.Fatalf("%s: %+v is published in %+v", m.name, x, g)

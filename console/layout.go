@@ -38,6 +38,7 @@ type LayoutReport struct {
 	Number     uint64        `json:"number"`
 	Profile    string        `json:"profile"`
 	Partitions uint32        `json:"partitions"`
+	Narrow     int           `json:"narrow,omitempty"` // partitions that are not as wide as Profile yet
 	Expects    int           `json:"expects,omitempty"` // nodes that a new cluster waits for
 	Drives     []LayoutDrive `json:"drives"`
 	Plan       *OpenPlan     `json:"plan"`    // that is carried out; null: none
@@ -80,6 +81,7 @@ type PlanRecord struct {
 type PlanRequest struct {
 	DrainDrives []uint16 `json:"drain_drives,omitempty"`
 	DrainNodes  []string `json:"drain_nodes,omitempty"` // names or ids
+	Profile     string   `json:"profile,omitempty"`     // wider than the store's, such as "4+2"; "": partitions stay as wide as they are
 }
 
 // ApplyRequest is the body of POST layout/apply.
@@ -121,6 +123,8 @@ type PlanReport struct {
 	Layout       uint64        `json:"layout"`       // that it was made for: apply takes it
 	Moves        int           `json:"moves"`
 	Least        int           `json:"least_moves"` // a lower bound for any such plan
+	Profile      string        `json:"profile,omitempty"`
+	Widened      int           `json:"widened,omitempty"` // partitions that become as wide as Profile
 	Bytes        uint64        `json:"bytes"`       // that move, as estimated from what drives hold
 	UsableBefore uint64        `json:"usable_bytes_before"`
 	UsableAfter  uint64        `json:"usable_bytes_after"` // all shards counted; 0: a capacity is not known

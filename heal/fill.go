@@ -127,8 +127,12 @@ func (h *Healer) bringUp(ctx context.Context, f *filling, l *placement.Layout, l
 			err = h.bodies(ctx, r.group, r.addr, view, func(d *metadata.Data) error {
 				for i := range d.Chunks() {
 					cg := chunkGroup(l, r.group, d, i)
+					places, err := placesOf(cg, d)
+					if err != nil {
+						return err
+					}
 					f.targets(cg, func(pos int, to node.Drive) {
-						switch j := slices.Index(placement.Positions(d.Profile, len(cg.Drives), d.ID), pos); {
+						switch j := slices.Index(places, pos); {
 						case j < 0:
 						case d.Inline():
 							fills[to.Num()] = append(fills[to.Num()], &small{addr: r.addr, group: r.group, data: *d, index: j})
@@ -214,7 +218,10 @@ func each[T any](n int, list []T, f func(T)) {
 // one is written; the others are sources, verified as far as they are read.
 func (h *Healer) fillChunk(ctx context.Context, l *placement.Layout, g placement.Group, a metadata.Address, d *metadata.Data, i uint32, to node.Drive) (written int64, err error) {
 	cg, c := chunkGroup(l, g, d, i), chunkOf(a, d, i)
-	places := placement.Positions(d.Profile, len(cg.Drives), d.ID)
+	places, err := placesOf(cg, d)
+	if err != nil {
+		return 0, err
+	}
 	j := slices.Index(places, cg.Position(to.Num()))
 	err = h.verify(ctx, to, c, j)
 	if err == nil || ctx.Err() != nil {

@@ -441,8 +441,8 @@ func (h *Healer) moveMembers(ctx context.Context, m *mover, begunOnly bool) erro
 	return ctx.Err()
 }
 
-// nextMoves returns moves that can be made together: of one pair of drives, each of another partition. Those that
-// are begun come first. Of a partition one position moves at a time.
+// nextMoves returns moves that can be made together: of one pair of drives, each of another partition; or such as make
+// partitions wider, all that do of each. Those that are begun come first. Of a partition one position moves at a time.
 func (h *Healer) nextMoves(l *placement.Layout, m *mover, stay map[placement.Move]bool, begunOnly bool) (batch []placement.Move, begun bool) {
 	limit := min(h.moving.batch, max(m.size, 1))
 	for _, state := range []MoveState{MoveBegun, MovePlanned} {
@@ -450,6 +450,7 @@ func (h *Healer) nextMoves(l *placement.Layout, m *mover, stay map[placement.Mov
 			break
 		}
 		met := make(map[uint32]bool) // partitions, with an earlier move in the plan
+		n := 0                       // partitions of the batch
 		for _, x := range m.plan.Moves {
 			if x.State == MovePublished {
 				continue
@@ -457,6 +458,23 @@ func (h *Healer) nextMoves(l *placement.Layout, m *mover, stay map[placement.Mov
 			first := !met[x.Partition]
 			met[x.Partition] = true
 			if x.State != state || stay[x.Move] || state == MovePlanned && !first || !m.plan.mayMove(l, x.Move) {
+				continue
+			}
+			if x.Joins() {
+				if slices.ContainsFunc(batch, func(o placement.Move) bool { return o.Partition == x.Partition || !o.Joins() }) {
+					continue
+				}
+				set := m.plan.joining(l, x.Partition)
+				if set == nil || state == MovePlanned && !h.mayJoin(l, set) {
+					stay[x.Move] = true
+					continue
+				}
+				if batch = append(batch, set...); n == 0 && h.joinsWhole(l, set) {
+					limit = min(limit, max(m.whole, 1))
+				}
+				if n++; n == limit {
+					break
+				}
 				continue
 			}
 			if state == MovePlanned && !h.mayBegin(l, x.Move) {
@@ -498,7 +516,7 @@ func (p *MovePlan) mayMove(l *placement.Layout, x placement.Move) bool {
 func (h *Healer) mayBegin(l *placement.Layout, x placement.Move) bool {
 	_, to := h.drive(x.To)
 	g := l.Group(x.Partition)
-	return to && h.staying(g, x)+1 >= max(g.Quorum.W, placement.RecordQuorum(l.Profile(), l.SpreadAfter(x)).W)
+	return to && h.staying(g, x)+1 >= max(g.Quorum.W, l.Next([]placement.Move{x}).Quorum.W)
 }
 
 // staying counts the members besides the one that leaves that are here.
@@ -515,7 +533,7 @@ func (h *Healer) staying(g placement.Group, x placement.Move) (n int) {
 // partition stands still.
 func (h *Healer) copiesRows(l *placement.Layout, x placement.Move) bool {
 	g := l.Group(x.Partition)
-	return h.staying(g, x) < max(g.Quorum.W, placement.RecordQuorum(l.Profile(), l.SpreadAfter(x)).W)
+	return h.staying(g, x) < max(g.Quorum.W, l.Next([]placement.Move{x}).Quorum.W)
 }
 
 // wholeBatch returns how many partitions have about as many rows as may be copied while they stand still, as far as the
@@ -540,14 +558,7 @@ func (h *Healer) wholeBatch(ctx context.Context) int {
 
 // moveSwap makes the newcomer of moves a member. It returns the partitions that had too few drives.
 func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, batch []placement.Move) (skipped []uint32, err error) {
-	from, to := batch[0].From, batch[0].To
-	s := metadata.Swap{Transition: m.plan.ID, Term: m.term, Old: from, New: to, OldGone: m.plan.Lost != nil && m.plan.Lost(from), Layout: l}
-	spreads := make(map[uint32]int)
-	for _, x := range batch {
-		f := l.SpreadAfter(x)
-		spreads[x.Partition] = f
-		s.Groups, s.Next = append(s.Groups, l.Group(x.Partition)), append(s.Next, placement.RecordQuorum(l.Profile(), f))
-	}
+	s, spreads := m.changeOf(l, batch)
 	h.letDeletionsThrough(ctx)
 	if h.c.Fences != nil {
 		s.Fences = h.c.Fences()
@@ -572,13 +583,13 @@ func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, ba
 			m.size = max(m.size/2, 1)
 		case report.Pause > longPause:
 			m.size = max(m.size/2, min(m.size, firstBatch)) // fewer would stand still for as long
-		case report.Pause < shortPause && len(batch) == m.size:
+		case report.Pause < shortPause && len(s.Groups) == m.size:
 			m.size = min(2*m.size, h.moving.batch)
 		}
-		h.c.Logger.Debug("positions have another drive", "from", from, "to", to, "partitions", len(report.Swapped), "rows", report.Rows, "pause", report.Pause)
+		h.c.Logger.Debug("partitions have other members", "from", batch[0].From, "to", batch[0].To, "partitions", len(report.Swapped), "rows", report.Rows, "pause", report.Pause)
 	}
 	switch {
-	case len(report.Skipped) == len(batch) && ctx.Err() == nil:
+	case len(report.Skipped) == len(s.Groups) && ctx.Err() == nil:
 		return report.Skipped, nil
 	case err == nil && h.c.Layout().Number() <= l.Number():
 		err = errs.E("heal.moveSwap", errs.Unavailable, "the new layout is not known here yet")
@@ -708,7 +719,7 @@ func (h *Healer) beginRound(ctx context.Context, m *mover) error {
 		}
 	}
 	s.Round, s.Upto = roundOf(s.Moves), upto
-	s.After, s.Walked, s.Behind, s.Done, s.Total, s.TotalBytes = nil, false, nil, 0, 0, 0
+	s.After, s.Walked, s.Behind, s.Done, s.Total, s.TotalBytes = nil, onlyJoined(s.Moves), nil, 0, 0, 0
 	here, _ := h.members(h.c.Layout())
 	for _, d := range here {
 		if shards, _, err := d.ShardUsage(ctx); err == nil {
@@ -723,7 +734,9 @@ func (h *Healer) beginRound(ctx context.Context, m *mover) error {
 func (h *Healer) leaveAll(ctx context.Context, l *placement.Layout, m *mover, all bool) error {
 	by := make(map[uint16][]uint32)
 	for _, x := range m.state.Moves {
-		by[x.From] = append(by[x.From], x.Partition)
+		if !x.Joins() {
+			by[x.From] = append(by[x.From], x.Partition)
+		}
 	}
 	for num, partitions := range by {
 		if m.plan.Lost != nil && m.plan.Lost(num) {
@@ -809,7 +822,7 @@ const judgeAtOnce = 8
 func (h *Healer) judgeFormers(ctx context.Context, m *mover, f *filling) error {
 	var froms []uint16
 	for _, x := range m.state.Moves {
-		if m.plan.Lost == nil || !m.plan.Lost(x.From) {
+		if !x.Joins() && (m.plan.Lost == nil || !m.plan.Lost(x.From)) {
 			froms = append(froms, x.From)
 		}
 	}

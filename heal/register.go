@@ -308,7 +308,10 @@ type bad struct {
 func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Group, a metadata.Address, d *metadata.Data, i uint32) (b bad, err error) {
 	cg := chunkGroup(l, g, d, i)
 	c := chunkOf(a, d, i)
-	places := placement.Positions(d.Profile, len(cg.Drives), d.ID)
+	places, err := placesOf(cg, d)
+	if err != nil {
+		return b, err
+	}
 	shards := make([]shardState, d.Profile.N())
 	var todo []int
 	known := true // what every shard is, but for those of drives that never come back

@@ -45,7 +45,7 @@ var mutants = []mutant{
 	{"a partition that becomes wider is published on as many as its old quorum asks for", mutations{oldQuorum: true}, 1, 16, 10000},
 	{"a partition becomes wider once as many are wedged as its new quorum asks for", mutations{newZ: true}, 1, 6231, 40000},
 	{"who joins a partition counts without its rows", mutations{bareJoin: true}, 1, 16, 10000},
-	{"where a body lies follows from how wide its partition is now", mutations{newPlaces: true}, 1, 0, 20000},
+	{"where a body lies follows from how wide its partition is now", mutations{newPlaces: true}, 0, 225, 4000},
 	{"what was let go of is garbage though its writer proposed it again", mutations{keepNamed: true}, 2, 274168, 200},
 }
 

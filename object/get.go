@@ -99,7 +99,7 @@ func gone(err error) bool {
 func (s *Store) lookup(ctx context.Context, op string, p *place, versionID *string, inline bool) (*metadata.Version, *metadata.View, error) {
 	ro := metadata.ReadOptions{Inline: inline}
 	if inline {
-		ro.Ask = int(p.layout.Profile().Data) // so that a small body comes with the record
+		ro.Ask = int(p.group.Profile.Data) // so that a small body comes with the record
 	}
 	var id metadata.VersionID
 	failure := &Failure{Bucket: p.bucket.Name, Key: string(p.key)}
@@ -377,11 +377,9 @@ func (s *Store) openAt(ctx context.Context, p *place, pc *piece) (*opened, error
 	c := &opened{start: int64(i) * d.ChunkSize}
 	c.end = min(c.start+d.ChunkSize, d.Size)
 	// Shards may have moved since the record was read, and those of a long answer while it is written.
-	l := s.control.Layout()
-	g := l.Group(l.ChunkPartition(d.ID, i, p.group.Partition))
-	positions := placement.Positions(d.Profile, len(g.Drives), d.ID)
-	if positions == nil {
-		return nil, errs.E("object.open", errs.Corrupt, "the body's profile is wider than its partition")
+	g, positions, err := s.placesOf(ctx, d, i, p.group.Partition)
+	if err != nil {
+		return nil, err
 	}
 	chunk := erasure.Chunk{Data: d.ID, Index: i, Profile: d.Profile, Size: c.end - c.start,
 		Owner: erasure.Owner{Bucket: pc.addr.Bucket, Key: pc.addr.Key, Upload: pc.addr.Upload, Part: pc.addr.Part}}
@@ -393,7 +391,6 @@ func (s *Store) openAt(ctx context.Context, p *place, pc *piece) (*opened, error
 		return src, err
 	}
 	addr, keyGroup := pc.addr, p.group
-	var err error
 	c.r, err = erasure.OpenChunk(ctx, chunk, open, erasure.ReadOptions{Coders: s.coders, Cache: s.cache.reader(),
 		OnDamage: func(int, error) {
 			s.stats.damaged.Add(1)
@@ -403,6 +400,26 @@ func (s *Store) openAt(ctx context.Context, p *place, pc *piece) (*opened, error
 		return nil, err
 	}
 	return c, nil
+}
+
+// placesOf returns the group of a chunk, and the position of each of its shards. If the partition was wider when the
+// body was written than it is known to be here, a newer layout is asked for.
+func (s *Store) placesOf(ctx context.Context, d *metadata.Data, chunk, keyPartition uint32) (placement.Group, []int, error) {
+	var asked error
+	for again := false; ; again = true {
+		l := s.control.Layout()
+		g := l.Group(l.ChunkPartition(d.ID, chunk, keyPartition))
+		if positions := g.Places(d.Profile, d.Width, d.ID); positions != nil {
+			return g, positions, nil
+		}
+		switch {
+		case asked != nil:
+			return g, nil, errs.Wrap("object.open", asked)
+		case again:
+			return g, nil, errs.E("object.open", errs.Corrupt, "the body's profile is wider than its partition")
+		}
+		asked = s.control.Refresh(ctx)
+	}
 }
 
 // present calls f with the drive of a position, and if it fails with the one that stood there before, as long as
@@ -430,7 +447,7 @@ func (s *Store) present(g placement.Group, position int, f func(node.Drive) erro
 // inlineBody returns a body that lies in the record store, from the rows at hand by position, and
 // from as many other drives as it takes.
 func (s *Store) inlineBody(ctx context.Context, g placement.Group, addr metadata.Address, d *metadata.Data, have [][]byte) ([]byte, error) {
-	positions := placement.Positions(d.Profile, len(g.Drives), d.ID)
+	positions := g.Places(d.Profile, d.Width, d.ID)
 	if positions == nil {
 		return nil, errs.E("object.inline", errs.Corrupt, "the body's profile is wider than its partition")
 	}

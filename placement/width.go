@@ -62,6 +62,10 @@ func (l *Layout) ProfileOf(class string, partition uint32) erasure.Profile {
 	return l.ProfilesOf(partition).Of(class)
 }
 
+// Profiles returns all profiles that the layout had, oldest first, and the present ones last: bodies of any of them may
+// be stored.
+func (l *Layout) Profiles() []Profiles { return append(slices.Clone(l.earlier), Profiles{l.profile, l.reduced}) }
+
 // BodyProfiles returns the profiles for a new body of several chunks, the first of which lies in keyPartition: the
 // widest that all partitions of its chunks can hold.
 func (l *Layout) BodyProfiles(id erasure.DataID, chunks, keyPartition uint32) Profiles {

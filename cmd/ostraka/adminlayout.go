@@ -93,6 +93,9 @@ func printLayout(w io.Writer, l *console.LayoutReport) error {
 	if l.Expects > 0 {
 		fmt.Fprintf(t, "\nthe new cluster waits for %d nodes with drives, and is laid out then\n", l.Expects)
 	}
+	if l.Narrow > 0 {
+		fmt.Fprintf(t, "\n%d of %d partitions are not as wide as %s yet\n", l.Narrow, l.Partitions, l.Profile)
+	}
 	if x := l.Plan; x != nil {
 		fmt.Fprintf(t, "\nplan %d for layout %d, since %s: %d of %d moves are over, the shards of %d follow, %d are not begun\n", x.ID, x.Layout, moment(&x.Begun), x.Done, x.Total, x.Moving, x.Planned)
 		if len(x.Leaving) > 0 {
@@ -134,6 +137,7 @@ func layoutHistoryCommand(p process, e *endpoint) *cobra.Command {
 
 // drains defines the flags of what a plan is made for.
 func drains(c *cobra.Command, q *console.PlanRequest) (drives *[]string) {
+	c.Flags().StringVar(&q.Profile, "profile", "", "`K+M`: make every partition as wide as this profile; it has to be wider than the store's")
 	c.Flags().StringSliceVar(&q.DrainNodes, "drain-node", nil, "`NODE` (name or id) whose drives are to have no places any more; may be repeated")
 	return c.Flags().StringSlice("drain-drive", nil, "`NUMBER` of a drive that is to have no places any more; may be repeated")
 }
@@ -158,9 +162,14 @@ func layoutPlanCommand(p process, e *endpoint) *cobra.Command {
 		Short: "Plan a layout over all drives: who gets what, how much moves, what may be lost. Nothing is changed",
 		Long: `Plans a layout in which all drives of the cluster have places by their size, but for those that are drained. It
 says how much moves, what may be lost afterwards, and why anything is not ideal. Nothing is changed.
-ostraka admin layout apply, with the number that it prints and the same flags, begins it.`,
+ostraka admin layout apply, with the number that it prints and the same flags, begins it.
+
+With --profile drives join every partition, until it is as wide as the profile: so a store that was begun on one
+machine spreads over many. What is written from then on has the new profile; what was written before is written again
+in the background (ostraka admin heal status). Partitions never become narrower.`,
 		Example: `  ostraka admin layout plan
-  ostraka admin layout plan --drain-node node5`,
+  ostraka admin layout plan --drain-node node5
+  ostraka admin layout plan --profile 4+2`,
 		Args: exactly(0, "plan takes no argument"),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if q.DrainDrives, err = driveNumbersOf(*drives); err != nil {
@@ -184,6 +193,9 @@ func printPlan(w io.Writer, r *console.PlanReport) error {
 		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", d.Drive, d.Node, d.Zone, sizeOf(d.Capacity), d.Before, then, bytesOf(int64(d.BytesIn)), bytesOf(int64(d.BytesOut)))
 	}
 	fmt.Fprintf(t, "\nmoves\t%d of places (at least %d are needed), about %s\n", r.Moves, r.Least, bytesOf(int64(r.Bytes)))
+	if r.Widened > 0 {
+		fmt.Fprintf(t, "profile\t%d partitions become as wide as %s; what they hold is written again after that\n", r.Widened, r.Profile)
+	}
 	if r.UsableAfter > 0 {
 		fmt.Fprintf(t, "room\t%s usable, before %s; within the constraints at most %s\n", bytesOf(int64(r.UsableAfter)), bytesOf(int64(r.UsableBefore)), bytesOf(int64(r.Limit)))
 	}
@@ -212,6 +224,9 @@ func printPlan(w io.Writer, r *console.PlanReport) error {
 // leavingFlags are the flags that make the same plan again.
 func leavingFlags(r *console.PlanReport) string {
 	var b strings.Builder
+	if r.Profile != "" {
+		fmt.Fprintf(&b, " --profile %s", r.Profile)
+	}
 	for _, num := range r.Leaving {
 		fmt.Fprintf(&b, " --drain-drive %d", num)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/ostraka/ostraka/cluster"
@@ -81,16 +82,17 @@ func (s *stack) openCopies(ctx context.Context, m *mesh, log *slog.Logger) error
 // useControl takes the control plane, which knows a layout, into use: from here on the drives serve.
 func (s *stack) useControl(cfg *config.Server, want erasure.Profile, log *slog.Logger) error {
 	waits := s.control.State().Expects().Nodes > 0 // and has a layout for the time being
-	if have := s.layout().Profile(); cfg.Profile != "" && have != want && !waits {
-		return errs.E("server", errs.Invalid, fmt.Sprintf("the store was formed with profile %s, and --profile asks for %s", have, want))
+	if cfg.Profile != "" && !waits && !slices.ContainsFunc(s.layout().Profiles(), func(p placement.Profiles) bool { return p.Standard == want }) {
+		return errs.E("server", errs.Invalid, fmt.Sprintf("the store has profile %s, and --profile asks for %s, which it never had; "+
+			"`ostraka admin layout plan --profile` makes it wider", s.layout().Profile(), want))
 	}
 	if cfg.RRSProfile != "" && !waits {
 		reduced, err := parseProfile(cfg.RRSProfile)
 		if err != nil {
 			return err
 		}
-		if have := s.layout().Reduced(); have != reduced {
-			return errs.E("server", errs.Invalid, fmt.Sprintf("the store was formed with profile %s for REDUCED_REDUNDANCY, and --rrs-profile asks for %s", have, reduced))
+		if !slices.ContainsFunc(s.layout().Profiles(), func(p placement.Profiles) bool { return p.Reduced == reduced }) {
+			return errs.E("server", errs.Invalid, fmt.Sprintf("the store was formed with profile %s for REDUCED_REDUNDANCY, and --rrs-profile asks for %s", s.layout().Reduced(), reduced))
 		}
 	}
 	s.closeRetired(log)

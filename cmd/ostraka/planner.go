@@ -64,6 +64,12 @@ func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Pl
 		}
 	}
 	goal := placement.Goal{Average: p.average(ctx, l)}
+	if q.Profile != "" {
+		var err error
+		if goal.Profile, err = parseProfile(q.Profile); err != nil {
+			return nil, nil, err
+		}
+	}
 	for _, d := range l.Drives() {
 		goal.Drives = append(goal.Drives, placement.GoalDrive{Drive: d, Leaving: leaving[d.Num]})
 	}
@@ -183,9 +189,12 @@ func (p planner) average(ctx context.Context, l *placement.Layout) uint64 {
 
 // report says a plan in the words of the console.
 func (p planner) report(plan *placement.Plan, l *placement.Layout) console.PlanReport {
-	r := console.PlanReport{Layout: plan.Layout, Moves: len(plan.Moves), Least: plan.Least, Bytes: plan.Bytes, Reasons: plan.Reasons,
+	r := console.PlanReport{Layout: plan.Layout, Moves: len(plan.Moves), Least: plan.Least, Widened: plan.Widened, Bytes: plan.Bytes, Reasons: plan.Reasons,
 		UsableBefore: plan.UsableBefore, UsableAfter: plan.UsableAfter, Limit: plan.Limit,
 		Before: exposure(plan.Before), After: exposure(plan.After), Leaving: plan.Leaving}
+	if plan.Profiles != (placement.Profiles{}) {
+		r.Profile = plan.Profiles.Standard.String()
+	}
 	st := p.s.control.State()
 	for _, c := range plan.Changes {
 		d, _ := l.Drive(c.Drive)
@@ -231,13 +240,13 @@ func (p planner) Apply(ctx context.Context, number uint64, q console.PlanRequest
 		return console.PlanReport{}, errs.E(op, errs.Precondition, fmt.Sprintf("the plan was for layout %d, and the layout is %d now: plan again", number, plan.Layout))
 	}
 	r := p.report(plan, l)
-	if r.ID, err = p.s.control.ApplyPlan(ctx, plan.Layout, plan.Moves, plan.Leaving); err != nil {
+	if r.ID, err = p.s.control.ApplyPlan(ctx, plan.Layout, plan.Moves, plan.Leaving, plan.Profiles); err != nil {
 		if errs.Is(err, errs.Stale) {
 			err = errs.As(op, errs.Precondition, err)
 		}
 		return console.PlanReport{}, err
 	}
-	p.log.Warn("a plan is applied", "plan", r.ID, "layout", number, "moves", len(plan.Moves), "leaving", plan.Leaving)
+	p.log.Warn("a plan is applied", "plan", r.ID, "layout", number, "moves", len(plan.Moves), "leaving", plan.Leaving, "profile", r.Profile)
 	p.s.healer.Load().Trigger()
 	return r, nil
 }
@@ -255,7 +264,7 @@ func (p planner) Revert(ctx context.Context, id uint64) error {
 func (p planner) Layout() console.LayoutReport {
 	st := p.s.control.State()
 	l := st.Layout()
-	r := console.LayoutReport{Number: l.Number(), Profile: l.Profile().String(), Partitions: l.Partitions(), Expects: int(st.Expects().Nodes), History: []console.PlanRecord{}}
+	r := console.LayoutReport{Number: l.Number(), Profile: l.Profile().String(), Partitions: l.Partitions(), Narrow: l.Narrow(), Expects: int(st.Expects().Nodes), History: []console.PlanRecord{}}
 	places := map[uint16]int{}
 	for i := range l.Partitions() {
 		for _, num := range l.Group(i).Drives {

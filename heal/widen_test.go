@@ -1,0 +1,222 @@
+package heal
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/object"
+	"github.com/ostraka/ostraka/placement"
+)
+
+// newLoneWorld is a store whose partitions all lie on its first drive, without parity; n−1 others have come to it.
+func newLoneWorld(t *testing.T, versioning object.Versioning, n int) *world {
+	t.Helper()
+	w := newWorldOf(t, versioning, n)
+	drives := w.control.Layout().Drives()
+	l, err := placement.NewLayout(drives[:1], erasure.Profile{Data: 1}, 3)
+	for _, d := range drives[1:] {
+		if err == nil {
+			l, err = l.WithDrive(d)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.control.layout = l
+	return w
+}
+
+// widen opens a plan that makes all partitions as wide as a profile.
+func (w *world) widen(p *plans, k, m uint8) {
+	w.t.Helper()
+	prof := erasure.Profile{Data: k, Parity: m}
+	if err := w.relayout(func(l *placement.Layout) (*placement.Layout, error) {
+		return l.WithProfile(prof, placement.ReducedProfile(prof))
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+	l := w.control.Layout()
+	var list []placement.Move
+	for part := range l.Partitions() {
+		g := l.Group(part)
+		drives := slices.Clone(l.Drives())
+		for i, pos := int(part), len(g.Drives); pos < l.N(); i++ {
+			if d := drives[i%len(drives)]; g.Position(d.Num) < 0 {
+				list = append(list, placement.Move{Partition: part, Position: pos, To: d.Num})
+				pos++
+			}
+		}
+	}
+	p.open(list)
+}
+
+func TestAStoreOfOneDriveBecomesOneOfMany(t *testing.T) {
+	w := newLoneWorld(t, object.Enabled, 6)
+	want := w.fill(24)
+	w.delete("key-007")
+	delete(want, "key-007")
+	w.heal()
+	p := w.planned()
+	w.widen(p, 2, 2)
+	w.moved(p)
+	l := w.control.Layout()
+	if l.Widening() || l.Group(3).Quorum.W != 3 {
+		t.Fatalf("%d partitions are narrow, %+v", l.Narrow(), l.Group(3))
+	}
+	j := w.healer.Status().Jobs
+	if i := slices.IndexFunc(j, func(j Job) bool { return j.Kind == KindMove }); i < 0 || j[i].State != JobDone || j[i].Swaps == 0 {
+		t.Errorf("the job: %+v", j)
+	}
+	w.equalDigests()
+	w.same(want)
+	want["new"], want["new and large"] = w.put("new", 100), w.put("new and large", 700<<10)
+	// What was written before lies on one drive, and is found by all that look for it.
+	w.vanish(l.Group(l.PartitionOf(1, []byte("new and large"))).Drives[3], "new and large")
+	w.healer.StartCheck()
+	if s := w.check(); s.State != StateHealthy {
+		t.Errorf("after the check: %+v", s)
+	}
+	for key := range want {
+		w.whole(key)
+	}
+	if w.old() == 0 {
+		t.Fatal("nothing is left of the old profile: this shows nothing")
+	}
+	if err := w.recode(); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.old(); n > 0 {
+		t.Fatalf("%d bodies are not re-coded", n)
+	}
+	w.collected()
+	w.equalDigests()
+	w.same(want)
+	w.enough(want)
+	if list := w.displaced(); len(list) > 0 {
+		t.Errorf("shards lie where they do not belong: %v", list)
+	}
+	if n := w.repairs(); n != 0 {
+		t.Errorf("%d repair rows are left", n)
+	}
+}
+
+// A drive of a partition that has become wider is drained, and one is lost and replaced, while data of the old
+// profile lie there.
+func TestDrivesOfAWidenedPartitionAreDrainedAndReplaced(t *testing.T) {
+	w := newLoneWorld(t, object.Unversioned, 6)
+	want := w.fill(16)
+	w.heal()
+	p := w.planned()
+	w.widen(p, 2, 2)
+	w.moved(p)
+	for i := range 6 {
+		key := fmt.Sprint("wide-", i)
+		want[key] = w.put(key, 300<<10*(i%3))
+	}
+	w.heal()
+	p.open(w.drain(1), 1) // all data of the old profile are on it
+	w.moved(p)
+	l := w.control.Layout()
+	if _, there := l.Drive(1); there {
+		t.Fatal("drive 1 is still in the layout")
+	}
+	w.equalDigests()
+	w.same(want)
+	if list := w.displaced(); len(list) > 0 {
+		t.Errorf("shards lie where they do not belong: %v", list)
+	}
+	w.same(want)
+	if err := w.recode(); err != nil {
+		t.Fatal(err)
+	}
+	w.collected()
+	if n := w.old(); n > 0 {
+		t.Fatalf("%d bodies are not re-coded", n)
+	}
+	w.replace(2, 9)
+	w.rebuilt()
+	w.heal()
+	w.equalDigests()
+	w.same(want)
+	w.enough(want)
+}
+
+// Writers, readers and listers go on while partitions become wider.
+func TestPartitionsBecomeWiderUnderLoad(t *testing.T) {
+	w := newLoneWorld(t, object.Unversioned, 5)
+	want := w.fill(20)
+	w.heal()
+	p := w.planned()
+	w.healer.moving.batch = 2
+	w.widen(p, 2, 2)
+	clock := &timed{Mover: w.healer.c.Mover}
+	w.healer.c.Mover = clock
+	ctx := context.Background()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards want and ops
+	ops := 0
+	for g := range 2 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				key := fmt.Sprintf("g%d-%03d", g, 7*i%20)
+				if i%5 == 4 {
+					if _, err := w.store.Delete(ctx, "bkt", key, object.DeleteOptions{}); err != nil {
+						t.Errorf("delete: %v", err)
+					}
+					mu.Lock()
+					delete(want, key)
+					ops++
+					mu.Unlock()
+					continue
+				}
+				body := bytes.Repeat([]byte{byte(i)}, []int{10, 3000, 300 << 10, 700 << 10}[i%4])
+				if _, err := w.store.Put(ctx, "bkt", key, bytes.NewReader(body), object.PutOptions{Size: int64(len(body))}); err != nil {
+					t.Errorf("put: %v", err)
+				}
+				obj, err := w.store.Get(ctx, "bkt", key, object.GetOptions{})
+				if err != nil {
+					t.Errorf("get: %v", err)
+					continue
+				}
+				var got bytes.Buffer
+				if _, err := obj.WriteTo(&got); err != nil || !bytes.Equal(got.Bytes(), body) {
+					t.Errorf("%s: %d bytes, not %d: %v", key, got.Len(), len(body), err)
+				}
+				obj.Close()
+				page, err := w.store.List(ctx, "bkt", object.ListOptions{Prefix: key, Limit: 2})
+				if err != nil || len(page.Objects) != 1 {
+					t.Errorf("list of %s: %d, %v", key, len(page.Objects), err)
+				}
+				mu.Lock()
+				want[key] = body
+				ops++
+				mu.Unlock()
+			}
+		})
+	}
+	w.moved(p)
+	close(stop)
+	wg.Wait()
+	for range 4 {
+		w.heal()
+		w.upkeep()
+	}
+	t.Logf("%d operations meanwhile; %d changes of members, %v each, %v the longest", ops, clock.n, clock.all/time.Duration(max(clock.n, 1)), clock.longest)
+	w.equalDigests()
+	w.same(want)
+	if w.control.Layout().Widening() {
+		t.Error("partitions are narrow")
+	}
+}
