@@ -38,7 +38,7 @@ type LayoutReport struct {
 	Number     uint64        `json:"number"`
 	Profile    string        `json:"profile"`
 	Partitions uint32        `json:"partitions"`
-	Narrow     int           `json:"narrow,omitempty"` // partitions that are not as wide as Profile yet
+	Narrow     int           `json:"narrow,omitempty"`  // partitions that are not as wide as Profile yet
 	Expects    int           `json:"expects,omitempty"` // nodes that a new cluster waits for
 	Drives     []LayoutDrive `json:"drives"`
 	Plan       *OpenPlan     `json:"plan"`    // that is carried out; null: none
@@ -125,7 +125,7 @@ type PlanReport struct {
 	Least        int           `json:"least_moves"` // a lower bound for any such plan
 	Profile      string        `json:"profile,omitempty"`
 	Widened      int           `json:"widened,omitempty"` // partitions that become as wide as Profile
-	Bytes        uint64        `json:"bytes"`       // that move, as estimated from what drives hold
+	Bytes        uint64        `json:"bytes"`             // that move, as estimated from what drives hold
 	UsableBefore uint64        `json:"usable_bytes_before"`
 	UsableAfter  uint64        `json:"usable_bytes_after"` // all shards counted; 0: a capacity is not known
 	Limit        uint64        `json:"usable_bytes_limit"` // the most that any layout within the constraints can use

@@ -64,7 +64,9 @@ func (l *Layout) ProfileOf(class string, partition uint32) erasure.Profile {
 
 // Profiles returns all profiles that the layout had, oldest first, and the present ones last: bodies of any of them may
 // be stored.
-func (l *Layout) Profiles() []Profiles { return append(slices.Clone(l.earlier), Profiles{l.profile, l.reduced}) }
+func (l *Layout) Profiles() []Profiles {
+	return append(slices.Clone(l.earlier), Profiles{l.profile, l.reduced})
+}
 
 // BodyProfiles returns the profiles for a new body of several chunks, the first of which lies in keyPartition: the
 // widest that all partitions of its chunks can hold.
