@@ -102,6 +102,8 @@ func TestBadSettingsAreRefusedByName(t *testing.T) {
 		{name: "a drive twice", args: []string{"/d1", "/d{1...2}"}, says: "twice"},
 		{name: "a drive inside another", args: []string{"/d", "/d/x"}, says: "inside"},
 		{name: "a test setting outside of tests", args: []string{"--unsafe-test-chunk-size", "1MiB", "/d"}, says: "refused"},
+		{name: "another test setting outside of tests", args: []string{"--unsafe-test-protocol", "1-1", "/d"}, says: "refused"},
+		{name: "versions that are no range", args: []string{"--unsafe-test-protocol", "2-1", "/d"}, says: "wrong form"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, _, err := load(t, c.args, c.env, c.file)
@@ -118,6 +120,10 @@ func TestBadSettingsAreRefusedByName(t *testing.T) {
 	}
 	if _, _, err := load(t, []string{"--unsafe-test-chunk-size", "1MiB", "/d"}, []string{TestingEnv + "=yes"}, ""); err != nil {
 		t.Errorf("a test setting in a test: %v", err)
+	}
+	c, _, err := load(t, []string{"--unsafe-test-protocol", "1-2", "/d"}, []string{TestingEnv + "=yes"}, "")
+	if err != nil || c.TestProtocol != (Versions{Oldest: 1, Newest: 2}) {
+		t.Errorf("versions 1-2: %+v, %v", c, err)
 	}
 }
 
