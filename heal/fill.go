@@ -331,7 +331,7 @@ func (h *Healer) installRow(ctx context.Context, r *held, pos int, to node.Drive
 			return nil
 		}
 	}
-	return h.c.Meta.Resync(ctx, r.group, r.addr, []int{pos})
+	return h.c.Meta.ResyncVerified(ctx, r.group, r.addr, []int{pos}, metadata.Ballot{}) // nobody has looked at its shards
 }
 
 // level compares the newcomers with all others, once what was left behind was tried again, and brings up what

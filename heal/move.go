@@ -782,7 +782,7 @@ func (h *Healer) leave(ctx context.Context, l *placement.Layout, d node.Drive, p
 			if err := hand(r.Address); err != nil {
 				return err
 			}
-			if err := d.ClearRepair(ctx, metadata.RepairRow{Address: r.Address, Partition: r.Partition, Positions: r.Positions}); err != nil {
+			if err := d.ClearRepair(ctx, *r); err != nil {
 				return err
 			}
 		}

@@ -142,6 +142,20 @@ func (h *Healer) orphan(ctx context.Context, l *placement.Layout, d node.Drive, 
 	return len(fails) == 0, errors.Join(fails...)
 }
 
+// uploadNamed reports whether a version of a key names the upload of a part.
+func (h *Healer) uploadNamed(ctx context.Context, g placement.Group, epoch uint64, part *metadata.Address) (named bool, err error) {
+	a := metadata.Address{Kind: metadata.KindObject, Bucket: part.Bucket, Key: part.Key}
+	view, err := h.c.Meta.Read(ctx, g, a, metadata.ReadOptions{BucketEpoch: epoch})
+	if err != nil {
+		return false, err
+	}
+	err = h.eachVersion(ctx, g, a, view, func(v *metadata.Version) error {
+		named = named || v.Upload == part.Upload
+		return nil
+	})
+	return named, err
+}
+
 // endAborted ends the registers of the upload of a part, if it was aborted, or is gone, and its parts were
 // left behind: who ended it died before it came to them. Neither can ever be completed again.
 func (h *Healer) endAborted(ctx context.Context, l *placement.Layout, part *metadata.Address) error {
@@ -152,8 +166,19 @@ func (h *Healer) endAborted(ctx context.Context, l *placement.Layout, part *meta
 	g := l.Group(l.PartitionOf(part.Bucket, part.Key))
 	a := metadata.Address{Kind: metadata.KindUpload, Bucket: part.Bucket, Key: part.Key, Upload: part.Upload}
 	view, err := h.c.Meta.Read(ctx, g, a, metadata.ReadOptions{BucketEpoch: epoch})
-	if err != nil || view.State == nil {
+	if err != nil {
 		return err
+	}
+	if view.State == nil {
+		// Its tombstone is gone, or it never was: a part was chosen after its upload had ended, and whoever wrote it
+		// did not live to see that. No version can come to name it. That none does was seen when the upload ended.
+		switch named, err := h.uploadNamed(ctx, g, epoch, part); {
+		case err != nil:
+			return err
+		case named:
+			return errs.E("heal.endAborted", errs.Corrupt, "a version is there whose upload has no register")
+		}
+		return h.parts(ctx, l, g, epoch, &a, part.Upload)
 	}
 	if cur := view.State.Current; cur != nil && cur.Status != metadata.UploadAborted {
 		if cur.Completed != nil && cur.Completed.Upload != part.Upload && h.c.Recoder != nil {

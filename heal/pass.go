@@ -22,10 +22,16 @@ type task struct {
 	addr      metadata.Address
 	key       string
 	positions []uint8  // that repair rows name
-	repair    []uint16 // drives with a repair row
+	repair    []asked  // repair rows that ask for it
 	unsettled []uint16 // drives with an unsettled mark
 	// spare is how many more shards may be lost before data is: an estimate until the task was looked at.
 	spare int
+}
+
+// asked is a drive with a repair row for a register, and which one it was when it was read or written.
+type asked struct {
+	num uint16
+	at  uint64 // metadata.RepairRow.Asked
 }
 
 // Pass drains the lists of the local drives once. What waits after a failure is left out.
@@ -436,7 +442,7 @@ func (h *Healer) repairsFrom(ctx context.Context, d node.Drive, after *metadata.
 		}
 		for i := range list {
 			t := get(list[i].Address)
-			t.repair = append(t.repair, d.Num())
+			t.repair = append(t.repair, asked{d.Num(), list[i].Asked})
 			for _, p := range list[i].Positions {
 				if !slices.Contains(t.positions, p) {
 					t.positions = append(t.positions, p)
@@ -509,12 +515,13 @@ func (h *Healer) wideGarbage(ctx context.Context, d node.Drive, get func(metadat
 			}
 			continue
 		}
-		if err := d.AddRepair(ctx, metadata.RepairRow{Address: g.Address, Partition: g.Partition, Positions: []uint8{0}}); err != nil {
+		row := metadata.RepairRow{Address: g.Address, Partition: g.Partition, Positions: []uint8{0}, Asked: metadata.NewAsked()}
+		if err := d.AddRepair(ctx, row); err != nil {
 			return err
 		}
 		h.graceOver(g.Dead.Data.ID) // the grace begins now
 		t := get(g.Address)
-		t.repair = append(t.repair, d.Num())
+		t.repair = append(t.repair, asked{d.Num(), row.Asked})
 		done = append(done, *g)
 	}
 	if len(done) == 0 {

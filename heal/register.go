@@ -101,7 +101,7 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 			return failed, errs.Wrap(op, err)
 		}
 	}
-	if err := h.c.Meta.Resync(ctx, g, t.addr, here); err != nil {
+	if err := h.c.Meta.ResyncVerified(ctx, g, t.addr, here, stateOf(view)); err != nil {
 		return failed, errs.Wrap(op, err)
 	}
 	// They may have changed meanwhile: what was verified is only this state.
@@ -146,7 +146,7 @@ func (h *Healer) foundLost(ctx context.Context, t *task, g placement.Group, view
 			here = append(here, pos)
 		}
 	}
-	if err := h.c.Meta.Resync(ctx, g, t.addr, here); err != nil {
+	if err := h.c.Meta.ResyncVerified(ctx, g, t.addr, here, stateOf(again)); err != nil {
 		return err
 	}
 	h.lose(t.addr)
@@ -155,7 +155,7 @@ func (h *Healer) foundLost(ctx context.Context, t *task, g placement.Group, view
 
 // keep leaves a repair row for the register on the members that are here.
 func (h *Healer) keep(ctx context.Context, t *task, g placement.Group) error {
-	row := metadata.RepairRow{Address: t.addr, Partition: g.Partition}
+	row := metadata.RepairRow{Address: t.addr, Partition: g.Partition, Asked: metadata.NewAsked()}
 	for pos := range g.Drives {
 		row.Positions = append(row.Positions, uint8(pos))
 	}
@@ -169,7 +169,7 @@ func (h *Healer) keep(ctx context.Context, t *task, g placement.Group) error {
 			fails = append(fails, err)
 			continue
 		}
-		t.repair = append(t.repair, num)
+		t.repair = append(t.repair, asked{num, row.Asked})
 	}
 	if len(t.repair) > 0 {
 		return nil
@@ -177,23 +177,27 @@ func (h *Healer) keep(ctx context.Context, t *task, g placement.Group) error {
 	return errors.Join(append(fails, errs.E("heal.keep", errs.Unavailable, "no drive kept a repair row"))...)
 }
 
-func sameState(a, b *metadata.View) bool {
-	if a.State == nil || b.State == nil {
-		return a.State == b.State
+func sameState(a, b *metadata.View) bool { return stateOf(a) == stateOf(b) }
+
+// stateOf is the ID of the state that was read; zero: there is none.
+func stateOf(v *metadata.View) metadata.Ballot {
+	if v.State == nil {
+		return metadata.Ballot{}
 	}
-	return a.State.ID == b.State.ID
+	return v.State.ID
 }
 
-// clear takes the register off the lists of the drives that named it. view nil: whatever the rows
-// are, nothing is to be repaired any more.
+// clear takes the register off the lists of the drives that named it, but for what somebody asked for since they were
+// read. view nil: whatever the rows are, nothing is to be repaired any more.
 func (h *Healer) clear(ctx context.Context, t *task, g placement.Group, view *metadata.View, positions []uint8) error {
 	var fails []error
-	for _, num := range t.repair {
+	for _, r := range t.repair {
+		num := r.num
 		d, ok := h.drive(num)
 		if !ok {
 			continue
 		}
-		r := metadata.RepairRow{Address: t.addr, Partition: g.Partition, Positions: positions}
+		r := metadata.RepairRow{Address: t.addr, Partition: g.Partition, Positions: positions, Asked: r.at}
 		if view != nil && view.State != nil {
 			r.State = view.State.ID
 		}
@@ -234,15 +238,25 @@ func (h *Healer) bodies(ctx context.Context, g placement.Group, a metadata.Addre
 		}
 		return nil
 	}
-	if err := named(view.State.Current); err != nil {
-		return err
-	}
 	if a.Kind == metadata.KindPart {
 		// A manifest may name what a part's register has let go of while its upload is open.
 		for i := range view.State.Dead {
 			if err := f(&view.State.Dead[i].Data); err != nil {
 				return err
 			}
+		}
+	}
+	return h.eachVersion(ctx, g, a, view, named)
+}
+
+// eachVersion calls f for the current version of the state that was read, if there is one, and for its version rows.
+func (h *Healer) eachVersion(ctx context.Context, g placement.Group, a metadata.Address, view *metadata.View, f func(*metadata.Version) error) error {
+	if view.State == nil {
+		return nil
+	}
+	if cur := view.State.Current; cur != nil {
+		if err := f(cur); err != nil {
+			return err
 		}
 	}
 	if view.State.Older == 0 {
@@ -255,7 +269,7 @@ func (h *Healer) bodies(ctx context.Context, g placement.Group, a metadata.Addre
 			return err
 		}
 		for i := range versions {
-			if err := named(&versions[i]); err != nil {
+			if err := f(&versions[i]); err != nil {
 				return err
 			}
 			below = versions[i].Seq

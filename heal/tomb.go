@@ -145,7 +145,7 @@ func (h *Healer) levelTomb(ctx context.Context, g placement.Group, a metadata.Ad
 	if !differ {
 		return // decisions are on their way
 	}
-	if err := h.c.Meta.Resync(ctx, g, a, nil); err != nil && ctx.Err() == nil {
+	if err := h.c.Meta.ResyncVerified(ctx, g, a, nil, first.State.ID); err != nil && ctx.Err() == nil {
 		h.c.Logger.Debug("a tombstone could not be brought to one ballot yet", "bucket", a.Bucket, "err", err)
 	}
 }

@@ -680,7 +680,7 @@ func (a *Acceptor) decideSome(list []Decision) error {
 	var b Batch
 	sync := false
 	rows := map[string]*Row{} // as changed by this batch
-	repairs := map[string][]uint8{}
+	repairs := map[string]repairAsk{}
 	marks := map[string]*unsettledMark{}
 	for i := range list {
 		m := &list[i]
@@ -724,7 +724,7 @@ func (a *Acceptor) decideSome(list []Decision) error {
 					return err
 				}
 			}
-			have = union(have, m.Missing)
+			have = repairAsk{union(have.positions, m.Missing), askedBy(m.Ballot, have.asked)}
 			repairs[string(key)] = have
 			b.Set(key, sealValue(key, appendRepair(m.Partition, have)))
 			sync = true

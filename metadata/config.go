@@ -3,6 +3,7 @@ package metadata
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/ostraka/ostraka/erasure"
@@ -155,11 +156,19 @@ type RepairRow struct {
 	Address   Address
 	Partition uint32
 	Positions []uint8
+	// Asked is another number each time that somebody asks, also for positions that are named already.
+	// ClearRepair clears nothing but what is here under the number that was read before the repair began: who asks
+	// while it goes on may have found what was looked at before. AddRepair draws one if it is zero; a row of an
+	// older build has zero.
+	Asked uint64
 	// State is used by ClearRepair only: the ID of the state that was verified. Unless it is zero,
 	// nothing is cleared when the row on the drive holds another state: that one may have left a
 	// repair of its own.
 	State Ballot
 }
+
+// NewAsked draws a number for RepairRow.Asked.
+func NewAsked() uint64 { return rand.Uint64() | 1 }
 
 // UnsettledRow is a register whose row was accepted here and not yet settled, or names data of an earlier
 // row of which that is so.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/zeebo/xxh3"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/ostraka/ostraka/internal/errs"
@@ -182,8 +183,23 @@ func (a *Acceptor) settle(b *Batch, marks map[string]*unsettledMark, m *Decision
 	return nil
 }
 
-func appendRepair(partition uint32, positions []uint8) []byte {
-	return putBytes(putUint([]byte{rowFormat}, 1, uint64(partition)), 2, positions)
+// repairAsk is a repair row without its address.
+type repairAsk struct {
+	positions []uint8
+	asked     uint64
+}
+
+func appendRepair(partition uint32, r repairAsk) []byte {
+	return putFixed(putBytes(putUint([]byte{rowFormat}, 1, uint64(partition)), 2, r.positions), 3, r.asked)
+}
+
+// askedBy is RepairRow.Asked of what a decision says: another one for each ballot, and for each change of the row.
+func askedBy(b Ballot, before uint64) uint64 {
+	var v [24]byte
+	binary.BigEndian.PutUint64(v[:], b.Counter)
+	binary.BigEndian.PutUint64(v[8:], b.Proposer)
+	binary.BigEndian.PutUint64(v[16:], before)
+	return xxh3.Hash(v[:]) | 1
 }
 
 func (r *RepairRow) unmarshal(b []byte) error {
@@ -193,6 +209,8 @@ func (r *RepairRow) unmarshal(b []byte) error {
 			r.Partition = f.u32()
 		case 2:
 			r.Positions = f.bytes(maxPositions)
+		case 3:
+			r.Asked = f.fixed()
 		default:
 			return false
 		}
@@ -287,44 +305,42 @@ func (a *Acceptor) Repairs(after *Address, limit int) (list []RepairRow, err err
 	return list, errs.Wrap("metadata.Repairs", err)
 }
 
-func (a *Acceptor) repairOf(key []byte) ([]uint8, error) {
+func (a *Acceptor) repairOf(key []byte) (repairAsk, error) {
 	value, err := a.kv.Get(key)
 	if err != nil || value == nil {
-		return nil, err
+		return repairAsk{}, err
 	}
 	b, err := openValue(key, value)
 	if err != nil {
-		return nil, err
+		return repairAsk{}, err
 	}
 	var r RepairRow
 	err = r.unmarshal(b)
-	return r.Positions, err
+	return repairAsk{r.Positions, r.Asked}, err
 }
 
 // AddRepair asks for a repair, durably.
 func (a *Acceptor) AddRepair(r RepairRow) error {
-	return a.editRepair("metadata.AddRepair", &r, true, func(have []uint8) []uint8 { return union(have, r.Positions) })
-}
-
-// ClearRepair takes positions off the list, those that were repaired, if the row here still holds
-// the state that was verified.
-func (a *Acceptor) ClearRepair(r RepairRow) error {
-	return a.editRepair("metadata.ClearRepair", &r, false, func(have []uint8) []uint8 {
-		var left []uint8
-		for _, p := range have {
-			gone := false
-			for _, q := range r.Positions {
-				gone = gone || p == q
-			}
-			if !gone {
-				left = append(left, p)
-			}
-		}
-		return left
+	if r.Asked == 0 {
+		r.Asked = NewAsked()
+	}
+	return a.editRepair("metadata.AddRepair", &r, true, func(have repairAsk) repairAsk {
+		return repairAsk{union(have.positions, r.Positions), r.Asked}
 	})
 }
 
-func (a *Acceptor) editRepair(op string, r *RepairRow, sync bool, edit func([]uint8) []uint8) error {
+// ClearRepair takes positions off the list, those that were repaired, if nobody has asked since the row was read,
+// and the row of the register here still holds the state that was verified.
+func (a *Acceptor) ClearRepair(r RepairRow) error {
+	return a.editRepair("metadata.ClearRepair", &r, false, func(have repairAsk) repairAsk {
+		if have.asked == r.Asked {
+			have.positions = slices.DeleteFunc(have.positions, func(p uint8) bool { return slices.Contains(r.Positions, p) })
+		}
+		return have
+	})
+}
+
+func (a *Acceptor) editRepair(op string, r *RepairRow, sync bool, edit func(repairAsk) repairAsk) error {
 	if err := r.Address.Check(); err != nil {
 		return err
 	}
@@ -343,7 +359,7 @@ func (a *Acceptor) editRepair(op string, r *RepairRow, sync bool, edit func([]ui
 		return errs.Wrap(op, err)
 	}
 	var b Batch
-	if left := edit(have); len(left) > 0 {
+	if left := edit(have); len(left.positions) > 0 {
 		b.Set(key, sealValue(key, appendRepair(r.Partition, left)))
 	} else {
 		b.Delete(key)

@@ -289,9 +289,19 @@ func (r *reading) more(ctx context.Context, v *View, k int) error {
 }
 
 // Resync brings the drives at positions (nil: all) up to the chosen state of a register, with its
-// version rows, and settles it. It is what repairs a Behind drive, a repair row's record and an
-// unsettled mark. The error is Unavailable when a drive wanted could not be brought up.
+// version rows, and settles it, whatever that state names: the caller answers for the shards. It is what repairs a
+// Behind drive. The error is Unavailable when a drive wanted could not be brought up.
 func (c *Client) Resync(ctx context.Context, g placement.Group, a Address, positions []int) error {
+	return c.resync(ctx, g, a, positions, nil)
+}
+
+// ResyncVerified is Resync for who looked at the shards of one state: only that one is settled. A mark of a write that
+// came meanwhile stays, as nobody else may know of a shard that it lacks. The zero ballot settles nothing.
+func (c *Client) ResyncVerified(ctx context.Context, g placement.Group, a Address, positions []int, state Ballot) error {
+	return c.resync(ctx, g, a, positions, &state)
+}
+
+func (c *Client) resync(ctx context.Context, g placement.Group, a Address, positions []int, verified *Ballot) error {
 	const op = "metadata.Resync"
 	if err := a.Check(); err != nil {
 		return err
@@ -333,15 +343,16 @@ func (c *Client) Resync(ctx context.Context, g placement.Group, a Address, posit
 		if r.top.row == nil {
 			return nil
 		}
-		if force, err = c.bringUp(ctx, &g, &a, r, positions); err != nil || !force {
+		settles := verified == nil || *verified == r.top.row.State.ID
+		if force, err = c.bringUp(ctx, &g, &a, r, positions, settles); err != nil || !force {
 			return errs.Wrap(op, err)
 		}
 	}
 	return errs.E(op, errs.Unavailable, "the register changes too often to be brought up")
 }
 
-// bringUp installs what r found. floored: a drive wants the state under a newer ballot.
-func (c *Client) bringUp(ctx context.Context, g *placement.Group, a *Address, r *reading, positions []int) (floored bool, err error) {
+// bringUp installs what r found, and settles it if all have it then. floored: a drive wants the state under a newer ballot.
+func (c *Client) bringUp(ctx context.Context, g *placement.Group, a *Address, r *reading, positions []int, settles bool) (floored bool, err error) {
 	top := *r.top.row
 	top.Decided, top.Undo = true, nil
 	m := InstallRequest{Address: *a, Row: top}
@@ -392,7 +403,7 @@ func (c *Client) bringUp(ctx context.Context, g *placement.Group, a *Address, r 
 	for pos, b := range at {
 		if !b.IsZero() {
 			h := Header{Drive: g.Drives[pos], Partition: g.Partition, Epoch: g.Epoch}
-			c.decider(h.Drive).add(Decision{Header: h, Address: *a, Ballot: b, Settled: all})
+			c.decider(h.Drive).add(Decision{Header: h, Address: *a, Ballot: b, Settled: all && settles})
 		}
 	}
 	for _, pos := range positions {

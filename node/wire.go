@@ -854,7 +854,8 @@ func (m *repairRow) AppendTo(b []byte) []byte {
 	b = putMsg(b, 1, &m.Address)
 	b = putUint(b, 2, uint64(m.Partition))
 	b = putBytes(b, 3, m.Positions)
-	return putBallot(b, 4, m.State)
+	b = putBallot(b, 4, m.State)
+	return putUint(b, 5, m.Asked)
 }
 
 func (m *repairRow) Unmarshal(b []byte) error {
@@ -869,6 +870,8 @@ func (m *repairRow) Unmarshal(b []byte) error {
 			m.Positions = f.bytes(256)
 		case 4:
 			m.State = f.ballot()
+		case 5:
+			m.Asked = f.u
 		default:
 			return false
 		}

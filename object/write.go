@@ -525,15 +525,34 @@ func (s *Store) groupOf(a metadata.Address) placement.Group {
 	return l.Group(l.PartitionOf(a.Bucket, a.Key))
 }
 
-// askRepair leaves a durable repair row for every position of a register on its drives.
+// askRepair leaves a durable repair row for positions of a register (none: every one) on its drives. Of those who ask
+// soon after another one, the first leaves its row a little later, and for every position: what asked before may have
+// been repaired before this was found.
 func (s *Store) askRepair(g placement.Group, a metadata.Address, positions ...uint8) {
+	switch wait, ask := s.asked.wait(a, s.now()); {
+	case !ask:
+		return
+	case wait > 0:
+		s.background.Go(func() {
+			defer s.asked.waited()
+			timer := time.NewTimer(wait)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+				s.keepRepair(g, a, nil)
+			case <-s.closing.Done():
+			}
+		})
+	default:
+		s.keepRepair(g, a, positions)
+	}
+}
+
+func (s *Store) keepRepair(g placement.Group, a metadata.Address, positions []uint8) {
 	if len(positions) == 0 {
 		for i := range g.Drives {
 			positions = append(positions, uint8(i))
 		}
-	}
-	if !s.asked.first(a, s.now()) {
-		return
 	}
 	s.stats.repairsAsked.Add(1)
 	row := metadata.RepairRow{Address: a, Partition: g.Partition, Positions: positions}
@@ -559,25 +578,44 @@ func (s *Store) askRepair(g placement.Group, a metadata.Address, positions ...ui
 // recently remembers which registers were reported lately, so that a damaged object that is read in a
 // loop does not write a row for every read.
 type recently struct {
-	mu sync.Mutex // guards by
-	by map[string]time.Time
+	mu      sync.Mutex           // guards the fields below
+	by      map[string]time.Time // when it is, or was, reported last; that may be in the future
+	waiting int
 }
 
 const (
 	reportEvery = 30 * time.Second
 	maxRecent   = 4096
+	maxWaiting  = 1024
 )
 
-func (r *recently) first(a metadata.Address, now time.Time) bool {
+// wait reports whether a register is to be reported, and after what time. Unless that is 0, call waited then.
+func (r *recently) wait(a metadata.Address, now time.Time) (wait time.Duration, report bool) {
 	k := string(a.AppendTo(nil))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if at, ok := r.by[k]; ok && now.Sub(at) < reportEvery && now.Sub(at) >= 0 {
-		return false
+	if at, ok := r.by[k]; ok {
+		switch since := now.Sub(at); {
+		case since < 0 && since >= -reportEvery:
+			return 0, false // it is going to be
+		case since >= 0 && since < reportEvery:
+			wait = reportEvery - since
+		}
 	}
 	if len(r.by) >= maxRecent || r.by == nil {
 		r.by = make(map[string]time.Time)
 	}
-	r.by[k] = now
-	return true
+	if r.waiting == maxWaiting {
+		wait = 0
+	} else if wait > 0 {
+		r.waiting++
+	}
+	r.by[k] = now.Add(wait)
+	return wait, true
+}
+
+func (r *recently) waited() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting--
 }
