@@ -125,7 +125,7 @@ func opWorks() []opWork {
 			w.clock.pass(2 * time.Hour)
 			w.reduce(2, 2)
 		}, func(ctx context.Context, w *world) {
-			_ = w.healer.recodeAll(ctx)
+			_ = w.recodeIn(ctx, w.healer)
 			w.clock.pass(time.Hour)
 			w.healer.Trigger()
 			_ = w.healer.Pass(ctx)

@@ -57,10 +57,12 @@ type recodeState struct {
 	Bodies, Bytes int64
 }
 
-// recoding is what a Healer has for it. states, loaded and meter belong to the goroutine that re-codes.
+// recoding is what a Healer has for it. states, meter and asked belong to the goroutine that re-codes.
 type recoding struct {
 	states map[uint16]*recodeState
 	meter  meter
+
+	asked map[uint16]time.Time // by local drive: when the others were last asked whether they are through
 
 	// h.mu guards the fields below.
 	job    Job
@@ -81,14 +83,14 @@ func markOf(l *placement.Layout) string {
 	return fmt.Sprintf("%d %s %s", l.Number(), l.Profile(), l.Reduced())
 }
 
-// next decides whether a walk is to begin now. look is after how long no write is under way any more that knew only
-// the layout before.
-func (s *recodeState) next(now time.Time, look time.Duration, soon bool) bool {
+// next decides whether a walk is to begin now: grace after the layout was met, as in the middle of a plan one follows
+// upon the other; look is after how long no write is under way any more that knew only the layout before.
+func (s *recodeState) next(now time.Time, grace, look time.Duration, soon bool) bool {
 	switch {
 	case s.Done || s.Round > 0 && s.Ended.IsZero():
 		return false
 	case s.Round == 0:
-		return true
+		return passed(now, s.Since, grace)
 	case s.Left+s.Others > 0:
 		return soon || passed(now, s.Ended, min(max(s.Ended.Sub(s.Begun), recodePause), recodeLongest))
 	case s.Late > 0:
@@ -133,7 +135,11 @@ func (h *Healer) recodeAll(ctx context.Context) error {
 		}
 	}
 	err := errors.Join(fails...)
-	h.showRecode(mark, JobWaiting, err)
+	state, ok := h.still(mark)
+	if ok {
+		state = JobWaiting
+	}
+	h.showRecode(mark, state, err)
 	return errs.Wrap("heal.recode", err)
 }
 
@@ -162,7 +168,7 @@ func (h *Healer) recodeDrive(ctx context.Context, d node.Drive, mark string, soo
 	if s.Mark != mark {
 		*s = recodeState{Mark: mark, Since: now}
 	}
-	if s.next(now, h.c.OrphanAge, soon) {
+	if s.next(now, h.c.Grace, h.c.OrphanAge, soon) && (soon || h.worthIt(ctx, d.Num(), s, now)) {
 		s.Round++
 		s.Begun, s.Ended, s.After, s.Rows, s.Left, s.Others, s.Late = now, time.Time{}, nil, 0, 0, 0, 0
 		if s.Total, _, err = d.ShardUsage(ctx); err == nil {
@@ -184,6 +190,10 @@ func (h *Healer) recodeDrive(ctx context.Context, d node.Drive, mark string, soo
 		// What a page has changed holds only once it is kept: else it is walked again.
 		after := *s
 		if err := h.recodePage(ctx, d, &after, others); err != nil {
+			s.Bodies, s.Bytes = after.Bodies, after.Bytes // it was done all the same
+			if errors.Is(err, errPaused) {
+				continue
+			}
 			return err
 		}
 		if err := save(ctx, d, jobRecode, &after); err != nil {
@@ -192,6 +202,29 @@ func (h *Healer) recodeDrive(ctx context.Context, d node.Drive, mark string, soo
 		*s = after
 	}
 	return nil
+}
+
+// worthIt reports whether another walk may find something to do: not as long as all that the last one met is others', and
+// they are not through.
+func (h *Healer) worthIt(ctx context.Context, num uint16, s *recodeState, now time.Time) bool {
+	if s.Others == 0 || s.Left > 0 {
+		return true
+	}
+	if at, ok := h.recoding.asked[num]; ok && !passed(now, at, recodePause) {
+		return false
+	}
+	if h.recoding.asked == nil {
+		h.recoding.asked = make(map[uint16]time.Time)
+	}
+	h.recoding.asked[num] = now
+	here, _ := h.members(h.c.Layout())
+	return !slices.ContainsFunc(here, func(d node.Drive) bool { return !h.through(ctx, d, s.Mark) })
+}
+
+// through reports whether a drive, of whichever process, has been walked for a layout.
+func (h *Healer) through(ctx context.Context, d node.Drive, mark string) bool {
+	var s recodeState
+	return h.load(ctx, d, jobRecode, &s) == nil && s.Mark == mark && (s.Round > 1 || !s.Ended.IsZero())
 }
 
 // recodeStateOf returns the state of a local drive.
@@ -209,6 +242,9 @@ func (h *Healer) recodeStateOf(ctx context.Context, d node.Drive) (*recodeState,
 	h.recoding.states[d.Num()] = s
 	return s, nil
 }
+
+// errPaused: healing was paused in the middle of a page, which is walked again.
+var errPaused = errs.E("heal.recode", errs.Unavailable, "healing is paused")
 
 // oldBody is a version whose data may have to be re-coded.
 type oldBody struct {
@@ -270,8 +306,11 @@ func (h *Healer) recodePage(ctx context.Context, d node.Drive, s *recodeState, o
 		}
 	}
 	h.recodeList(ctx, s, list)
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case h.paused():
+		return errPaused
 	}
 	s.Rows += int64(len(r.Rows))
 	s.After = cursorOf(r.Next)
@@ -352,8 +391,7 @@ func (h *Healer) mine(ctx context.Context, g placement.Group, s *recodeState, ot
 		}
 		over, known := others[num]
 		if !known {
-			var t recodeState
-			over = h.load(ctx, first, jobRecode, &t) == nil && t.Mark == s.Mark && (t.Round > 1 || !t.Ended.IsZero())
+			over = h.through(ctx, first, s.Mark)
 			others[num] = over
 		}
 		return over
@@ -429,7 +467,12 @@ func (h *Healer) recodeOne(ctx context.Context, o *oldBody) (bodies int, size in
 			timer.Reset(more)
 		}
 	})
-	bodies, size, err = h.c.Recoder.Recode(ctx, o.addr, o.seq, w.pausing(h.pace.take))
+	bodies, size, err = h.c.Recoder.Recode(ctx, o.addr, o.seq, w.pausing(func(ctx context.Context, n int) error {
+		if h.paused() {
+			return errPaused // the data that was begun goes; parts that are done stay
+		}
+		return h.pace.take(ctx, n)
+	}))
 	close(done)
 	watch.Wait()
 	return bodies, size, err

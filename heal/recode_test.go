@@ -84,8 +84,18 @@ func (w *world) reduce(k, m uint8) {
 	}
 }
 
-// recode lets the re-coding look after itself once.
-func (w *world) recode() error { return w.healer.recodeAll(context.Background()) }
+// recode lets the re-coding look after itself: it meets a layout, and begins once that has lasted.
+func (w *world) recode() error {
+	return w.recodeIn(context.Background(), w.healer)
+}
+
+func (w *world) recodeIn(ctx context.Context, h *Healer) error {
+	if err := h.recodeAll(ctx); err != nil {
+		return err
+	}
+	w.clock.pass(h.c.Grace)
+	return h.recodeAll(ctx)
+}
 
 // old counts, over the rows of all drives, the bodies that are not in the profile of their class, and the parts of
 // uploads that are not.
@@ -311,7 +321,7 @@ func TestReCodingGoesOnWhereAProcessEnded(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		r := &interrupted{Store: w.store, after: walkPage + 50, cancel: cancel}
 		w.healer.c.Recoder = r
-		err := w.healer.recodeAll(ctx)
+		err := w.recodeIn(ctx, w.healer)
 		if err != nil && ctx.Err() == nil {
 			t.Fatal(err)
 		}
@@ -407,7 +417,7 @@ func TestProcessesShareTheReCoding(t *testing.T) {
 		t.Helper()
 		for _, h := range healers {
 			h.Trigger()
-			if err := h.recodeAll(context.Background()); err != nil {
+			if err := w.recodeIn(context.Background(), h); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -443,7 +453,8 @@ func TestWhenAWalkIsDue(t *testing.T) {
 		soon bool
 		want bool
 	}{
-		{"never walked", recodeState{Since: t0}, t0, false, true},
+		{"just met", recodeState{Since: t0}, t0, true, false},
+		{"never walked", recodeState{Since: t0}, t0.Add(time.Minute), false, true},
 		{"under way", recodeState{Since: t0, Round: 1, Begun: t0}, t0.Add(day), true, false},
 		{"clean, and writes of before may be under way", recodeState{Since: t0, Round: 1, Begun: t0, Ended: t0.Add(time.Hour)}, t0.Add(day - 1), true, false},
 		{"clean, a day later", recodeState{Since: t0, Round: 1, Begun: t0, Ended: t0.Add(time.Hour)}, t0.Add(day), false, true},
@@ -456,7 +467,7 @@ func TestWhenAWalkIsDue(t *testing.T) {
 		{"done", recodeState{Since: t0, Round: 2, Begun: t0, Ended: t0, Done: true}, t0.Add(1000 * day), true, false},
 		{"the clock was set back", recodeState{Since: t0, Round: 1, Begun: t0, Ended: t0.Add(time.Hour)}, t0.Add(-day), false, true},
 	} {
-		if got := c.s.next(c.now, day, c.soon); got != c.want {
+		if got := c.s.next(c.now, time.Minute, day, c.soon); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}
@@ -493,4 +504,91 @@ func TestRunReCodes(t *testing.T) {
 		wg.Wait()
 		w.same(want)
 	})
+}
+
+func TestAPauseStopsInTheMiddle(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	want := w.fillReduced(14)
+	w.heal()
+	w.clock.pass(2 * time.Hour)
+	w.reduce(2, 2)
+	r := &interrupted{Store: w.store}
+	r.fail = func(metadata.Address) error {
+		if r.n.Load() == 6 {
+			w.healer.Configure(Settings{Paused: true})
+		}
+		return nil
+	}
+	w.healer.c.Recoder = r
+	if err := w.recode(); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.n.Load(); n < 6 || n > 20 {
+		t.Errorf("%d versions were given out", n)
+	}
+	if s := w.healer.Status(); len(s.Jobs) != 1 || s.Jobs[0].State != JobPaused || s.Jobs[0].Shards == 0 {
+		t.Errorf("jobs: %+v", s.Jobs)
+	}
+	for key, b := range want {
+		w.reads(key, b)
+	}
+	w.healer.Configure(Settings{})
+	if err := w.healer.recodeAll(context.Background()); err != nil { // no pause follows upon the pause
+		t.Fatal(err)
+	}
+	w.collected()
+	if n := w.old(); n != 0 {
+		t.Errorf("%d bodies are still old", n)
+	}
+	w.same(want)
+}
+
+// Who met only what is others' to do walks again when they are through, not before.
+func TestAnotherWalkWaitsForTheOthers(t *testing.T) {
+	w := newWorldOf(t, object.Unversioned, 4)
+	w.fillReduced(14)
+	w.heal()
+	w.reduce(2, 2)
+	all := w.healer.c.Local
+	of := func(nums ...uint16) *Healer {
+		c := w.healer.c
+		c.Local = func() []node.Drive {
+			return slices.DeleteFunc(all(), func(d node.Drive) bool { return !slices.Contains(nums, d.Num()) })
+		}
+		return New(c)
+	}
+	mine, theirs := of(1), of(2, 3, 4)
+	state := func() recodeState {
+		t.Helper()
+		d, _ := w.Shards(1)
+		s, err := mine.recodeStateOf(context.Background(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *s
+	}
+	for range 5 {
+		if err := w.recodeIn(context.Background(), mine); err != nil {
+			t.Fatal(err)
+		}
+		w.clock.pass(time.Hour)
+	}
+	if s := state(); s.Round != 1 || s.Others == 0 || s.Left != 0 {
+		t.Errorf("before the others are through: %+v", s)
+	}
+	if err := w.recodeIn(context.Background(), theirs); err != nil {
+		t.Fatal(err)
+	}
+	w.settle()
+	w.clock.pass(time.Hour)
+	if err := mine.recodeAll(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if s := state(); s.Round != 2 || s.Others+s.Left != 0 {
+		t.Errorf("once the others are through: %+v", s)
+	}
+	w.collected()
+	if n := w.old(); n != 0 {
+		t.Errorf("%d bodies are still old", n)
+	}
 }

@@ -467,6 +467,68 @@ func TestAYoungMultipartObjectIsNotReCoded(t *testing.T) {
 	}
 }
 
+// The object of an upload may be there, and the upload not know of it yet, when it is re-coded. Who repeats the completion
+// then makes no second version, of data that is gone.
+func TestAReCodedObjectIsNotCompletedAgain(t *testing.T) {
+	s := newStack(t, stackOptions{})
+	s.bucketFor("bkt", Enabled)
+	ctx := context.Background()
+	up, err := s.CreateUpload(ctx, "bkt", "k", UploadOptions{Class: ClassReduced})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := body(3, 300<<10)
+	part, err := s.PutPart(ctx, "bkt", "k", up.UploadID, 1, bytes.NewReader(want), PartOptions{Size: int64(len(want))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := []CompletedPart{{Number: 1, ETag: part.ETag}}
+	// The completion ends behind the commit of the object.
+	p, id, st, err := s.uploadPlace(ctx, "test", "bkt", "k", up.UploadID, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	etag, err := listETag("test", p, up.UploadID, list)
+	if err == nil {
+		st, err = s.beginCompletion(ctx, "test", p, id, st, list, etag, &CompleteOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.update(ctx, "test", p, p.object(), metadata.Operation{ID: completionOp(id)},
+		func(base *metadata.State, r rows, rm *removal) (*metadata.Change, error) {
+			next := *st.Current.Completed
+			return push(base, r, &next, p.bucket.Versioning, newSalt(), time.Now(), rm)
+		})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := make(map[erasure.DataID]bool)
+	for _, b := range bodies(t, s.Store, "bkt", "k") {
+		old[b.data.ID] = true
+	}
+	s.reduce(2, 2)
+	g := s.later()
+	if n, err := recodeKey(g, 1, "k", seqsOf(bodies(t, g, "bkt", "k")), atOnce); n != 1 || err != nil {
+		t.Fatalf("%d bodies, %v", n, err)
+	}
+	again := func(wantErr error) {
+		t.Helper()
+		if _, err := s.CompleteUpload(ctx, "bkt", "k", up.UploadID, list, CompleteOptions{}); !errors.Is(err, wantErr) {
+			t.Errorf("a repeated completion: %v", err)
+		}
+		if vs, err := s.ListVersions(ctx, "bkt", ListVersionsOptions{Limit: 10}); err != nil || len(vs.Versions) != 1 {
+			t.Errorf("versions: %+v, %v", vs.Versions, err)
+		}
+		if _, got, err := s.get("bkt", "k", GetOptions{}); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+	}
+	again(nil)
+	s.collectUntil("re-coded", g, func() []string { return append(s.leaks(), s.shardsOf(old)...) })
+	again(ErrNoSuchUpload)
+}
+
 // meddler is a writer that, behind its first bytes, lets something happen.
 type meddler struct {
 	w    io.Writer
