@@ -122,8 +122,8 @@ type moving struct {
 
 const (
 	// moveBatch bounds how many partitions stand still together. Of each plan firstBatch do at first; then as many as fit the
-	// pause: more after one below shortPause, fewer after one above longPause; where up to fewRows rows were carried, which is not
-	// what takes long, no fewer than at first. Where all rows are copied, there are about wholeRows of them.
+	// pause: more after one below shortPause, fewer after one above longPause; where up to fewRows rows were carried, it is not
+	// they that take long: more up to longPause, and no fewer than at first. Where all rows are copied, there are about wholeRows of them.
 	moveBatch  = 128
 	firstBatch = 16
 	fewRows    = 256
@@ -583,7 +583,7 @@ func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, ba
 			m.size = max(m.size/2, 1)
 		case report.Pause > longPause:
 			m.size = max(m.size/2, min(m.size, firstBatch)) // fewer would stand still for as long
-		case report.Pause < shortPause && len(s.Groups) == m.size:
+		case (report.Pause < shortPause || report.Rows <= fewRows) && len(s.Groups) == m.size:
 			m.size = min(2*m.size, h.moving.batch)
 		}
 		h.c.Logger.Debug("partitions have other members", "from", batch[0].From, "to", batch[0].To, "partitions", len(report.Swapped), "rows", report.Rows, "pause", report.Pause)

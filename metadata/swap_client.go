@@ -389,12 +389,36 @@ func (s *swapping) carryMarked(ctx context.Context) error {
 	for i, d := range s.drives {
 		slices[i] = s.slicesOf(d, func(*swapPart) bool { return true })
 	}
+	asks, first := map[*swapDrive]*RowsRequest{}, map[*swapDrive]*RowsReply{}
 	for i, d := range s.drives {
-		if err := s.pass(ctx, d, &RowsRequest{Slices: slices[i], Limit: carryRows, Marked: true}); err != nil {
-			return err
+		asks[d] = &RowsRequest{Slices: slices[i], Limit: carryRows, Marked: true}
+	}
+	var mu sync.Mutex // guards first
+	// All are asked at once: as a rule that is all that there is.
+	err := s.each(ctx, func(ctx context.Context, d *swapDrive) error {
+		if len(asks[d].Slices) == 0 {
+			return nil
+		}
+		r, err := d.m.Rows(ctx, asks[d])
+		if err == nil {
+			mu.Lock()
+			first[d] = r
+			mu.Unlock()
+		}
+		return err
+	})
+	for _, d := range s.drives {
+		r := first[d]
+		if err != nil || r == nil {
+			continue
+		}
+		if err = s.carry(ctx, r.Rows); err == nil && r.More && r.Next != nil {
+			next := *asks[d]
+			next.After = r.Next
+			err = s.pass(ctx, d, &next)
 		}
 	}
-	return nil
+	return err
 }
 
 // pass carries the registers that one drive names in answer to m.
