@@ -362,6 +362,7 @@ func TestFaultClusterOfNodes(t *testing.T) {
 		{"one of a hundred creates over all gateways wins", createsOverGateways},
 		{"a counter over all gateways is the number of successes", counterOverGateways},
 		{"a rolling restart is not noticed", rollingRestart},
+		{"a drive of a node is replaced under load and faults", driveOfANodeReplaced},
 		{"a node is added and one is drained under load and faults", nodesComeAndGo},
 		{"everything starts again, with a node missing", restartOfAll},
 	} {
@@ -447,11 +448,12 @@ func nodesUnderFaults(t *testing.T, c *sites) {
 	t.Logf("%d operations, %d objects stored; %d keys compared by %d gateways", l.ops.Load(), l.puts.Load(), len(l.entries()), len(c.all))
 }
 
-// createsOverGateways has a hundred clients create a key at once, over all gateways. Some rounds have a fault.
+// createsOverGateways has a hundred clients create a key at once, over all gateways. The last rounds have a fault each.
 func createsOverGateways(t *testing.T, c *sites) {
-	rounds, every := 20, 5
+	kinds := faults()
+	plain, some := 20, kinds[:4]
 	if *long && !testing.Short() {
-		rounds, every = 1000, 2
+		plain, some = 1000, slices.Repeat(kinds, 15)
 	}
 	const clients = 100
 	bucket := c.bucket
@@ -459,12 +461,18 @@ func createsOverGateways(t *testing.T, c *sites) {
 	for i, m := range c.all {
 		by[i] = m.s3()
 	}
-	kinds := faults()
 	unsettled, unclear := 0, int64(0)
-	for round := range rounds {
+	begin := time.Now()
+	for round := range plain + len(some) {
+		if round == plain {
+			t.Logf("%d rounds of %d clients over %d gateways without faults in %v: one was told each time that it created the key", plain, clients, len(by), time.Since(begin).Round(time.Millisecond))
+		}
 		key := fmt.Sprintf("created/%05d", round)
-		faulty := round%every == every-1
-		kind, m := kinds[round/every%len(kinds)], c.all[c.rng.IntN(len(c.all))]
+		var kind fault
+		faulty, m := round >= plain, c.all[c.rng.IntN(len(c.all))]
+		if faulty {
+			kind = some[round-plain]
+		}
 		var won, lost, unanswered, winner atomic.Int64
 		var wg sync.WaitGroup
 		for i := range clients {
@@ -530,7 +538,7 @@ func createsOverGateways(t *testing.T, c *sites) {
 			return
 		}
 	}
-	t.Logf("%d rounds of %d clients over %d gateways, one in %d with a fault; %d requests without a clear answer; in %d rounds nobody was told", rounds, clients, len(by), every, unclear, unsettled)
+	t.Logf("%d rounds with a fault each; %d requests without a clear answer; in %d rounds nobody was told, and in none two", len(some), unclear, unsettled)
 }
 
 // counterOverGateways has clients of all gateways append their marks to one object with If-Match while faults go on.
@@ -706,13 +714,17 @@ func (c *sites) planned(limit time.Duration) {
 	})
 }
 
-// suffer has nodes killed, stopped and cut off one after the other, and then waits until the plan is carried out.
-func (c *sites) suffer(l *load, what string) {
+// suffer has so many nodes killed, stopped and cut off one after the other, and then waits until what is under way is done.
+// only: they are among these, if it is not empty.
+func (c *sites) suffer(l *load, what string, times int, done func(limit time.Duration), only ...*site) {
 	c.t.Helper()
 	begin, ops, puts := time.Now(), l.ops.Load(), l.puts.Load()
 	kinds := faults()
-	for i := range 5 {
-		kind, m := kinds[c.rng.IntN(len(kinds))], c.all[c.rng.IntN(len(c.all))]
+	if len(only) == 0 {
+		only = c.all
+	}
+	for i := range times {
+		kind, m := kinds[c.rng.IntN(len(kinds))], only[c.rng.IntN(len(only))]
 		at := time.Now()
 		kind.do(m)
 		l.acknowledged(8, 2*time.Minute)
@@ -720,9 +732,82 @@ func (c *sites) suffer(l *load, what string) {
 		l.acknowledged(4, 2*time.Minute)
 		c.t.Logf("%s, fault %d: %s %s for %v", what, i, m.name, kind.name, time.Since(at).Round(time.Millisecond))
 	}
-	c.planned(time.Hour)
-	c.t.Logf("%s: carried out in %v; %d operations and %d objects meanwhile; %d were not answered, or 503", what,
-		time.Since(begin).Round(time.Millisecond), l.ops.Load()-ops, l.puts.Load()-puts, l.onlyUnavailable(what))
+	suffered := time.Since(begin)
+	done(40 * time.Minute)
+	c.t.Logf("%s: carried out in %v, with faults for %v; %d operations and %d objects meanwhile; %d were not answered, or 503", what,
+		time.Since(begin).Round(time.Millisecond), suffered.Round(time.Millisecond), l.ops.Load()-ops, l.puts.Load()-puts, l.onlyUnavailable(what))
+	for _, m := range c.all {
+		h, err := m.healing()
+		if err != nil {
+			continue
+		}
+		for _, j := range h.Jobs {
+			if j.Kind == "move" && j.Swaps > 0 {
+				c.t.Logf("%s: the last mover, %s, changed members %d times; partitions stood still for %.3f s in all, the longest %.3f s", what, m.name, j.Swaps, j.Pause, j.LongestPause)
+				return
+			}
+		}
+	}
+}
+
+// driveOfANodeReplaced has the disk of a node die, and an empty one in its place become a drive, while nodes are killed,
+// stopped and cut off, the node itself among them.
+func driveOfANodeReplaced(t *testing.T, c *sites) {
+	times := 2
+	if *long && !testing.Short() {
+		times = 8
+	}
+	l := c.load(95, func() store { return c.impatient() })
+	l.resume()
+	l.acknowledged(30, 2*time.Minute)
+	m := c.nodes()[c.rng.IntN(len(c.nodes()))]
+	i := c.rng.IntN(len(m.dirs))
+	m.takeDrive(i)
+	poll(t, joining, 200*time.Millisecond, "the drive to be missed", func() error {
+		online, err := m.metric("ostraka_drive_state", `state="online"`)
+		if err == nil && int(online) == len(m.dirs) {
+			err = errors.New("all drives are online")
+		}
+		return err
+	})
+	if err := os.Mkdir(m.dirs[i], 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l.acknowledged(10, 2*time.Minute)
+	// What is to be repaired first, as the command says, is.
+	poll(t, joining, time.Second, "the drive to be replaced", func() error {
+		out, stderr, err := m.ostraka("admin", "drive", "replace", "--json", m.dirs[i])
+		if err != nil {
+			return fmt.Errorf("%w: %s%s", err, out, stderr)
+		}
+		return nil
+	})
+	what := fmt.Sprintf("drive %s of %s is replaced", filepath.Base(m.dirs[i]), m.name)
+	c.suffer(l, what, times, func(limit time.Duration) {
+		poll(t, limit, 500*time.Millisecond, "the replacement to end", func() error {
+			left, err := m.replacements()
+			if err == nil && left > 0 {
+				h, failed := m.healing()
+				err = fmt.Errorf("%d are under way: %+v, %w", left, h, failed)
+			}
+			return err
+		})
+	})
+	c.complete()
+	l.pause()
+	l.onlyUnavailable("at the end")
+	c.verify(l)
+	// What it has is needed when another node is away.
+	other := c.nodes()[0]
+	if other == m {
+		other = c.nodes()[1]
+	}
+	other.kill()
+	rest := *c
+	rest.all = slices.DeleteFunc(slices.Clone(c.all), func(o *site) bool { return o == other })
+	rest.verify(l)
+	other.start()
+	c.complete()
 }
 
 // admin runs an admin command at a node; it must succeed.
@@ -753,7 +838,7 @@ func nodesComeAndGo(t *testing.T, c *sites) {
 		t.Fatalf("a plan for a new node has %d moves: %v", plan.Moves, err)
 	}
 	comer.admin("layout", "apply", fmt.Sprint(plan.Layout), "--json")
-	c.suffer(l, fmt.Sprintf("%s is added, %d moves", comer.name, plan.Moves))
+	c.suffer(l, fmt.Sprintf("%s is added, %d moves", comer.name, plan.Moves), 5, c.planned)
 	c.complete()
 
 	olds := slices.DeleteFunc(c.nodes(), func(m *site) bool { return m == comer })
@@ -764,7 +849,7 @@ func nodesComeAndGo(t *testing.T, c *sites) {
 		}
 	}
 	comer.admin("node", "drain", goer.name, "--yes")
-	c.suffer(l, goer.name+" is drained")
+	c.suffer(l, goer.name+" is drained", 5, c.planned)
 	c.complete()
 	l.pause()
 	l.onlyUnavailable("at the end")

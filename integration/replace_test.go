@@ -40,6 +40,10 @@ type healJob struct {
 	Shards    int64  `json:"shards"`
 	Bytes     int64  `json:"bytes"`
 	LastError string `json:"last_error"`
+
+	Swaps        int     `json:"swaps"`
+	Pause        float64 `json:"pause_seconds"`
+	LongestPause float64 `json:"longest_pause_seconds"`
 }
 
 func (s *server) healing() (*healState, error) {
