@@ -847,6 +847,9 @@ func (m *job) Unmarshal(b []byte) error {
 	})
 }
 
+// repairAsked is optional: a build that does not know it keeps a row rather than clear it too early.
+const repairAsked = rpc.OptionalField
+
 // repairRow is a row of the repairs.
 type repairRow metadata.RepairRow
 
@@ -855,7 +858,7 @@ func (m *repairRow) AppendTo(b []byte) []byte {
 	b = putUint(b, 2, uint64(m.Partition))
 	b = putBytes(b, 3, m.Positions)
 	b = putBallot(b, 4, m.State)
-	return putUint(b, 5, m.Asked)
+	return putUint(b, repairAsked, m.Asked)
 }
 
 func (m *repairRow) Unmarshal(b []byte) error {
@@ -870,7 +873,7 @@ func (m *repairRow) Unmarshal(b []byte) error {
 			m.Positions = f.bytes(256)
 		case 4:
 			m.State = f.ballot()
-		case 5:
+		case repairAsked:
 			m.Asked = f.u
 		default:
 			return false

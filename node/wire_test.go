@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
@@ -75,6 +77,22 @@ func TestMessagesOfEachVersionAreAsTheyWere(t *testing.T) {
 		if old := fresh(m); old.Unmarshal(b) != nil || !reflect.DeepEqual(old, m) {
 			t.Errorf("%s of then is read as %+v, want %+v", sampleNames[i], old, m)
 		}
+	}
+}
+
+// What came later than version 1 is a field that builds of version 1 skip.
+func TestABuildOfVersionOneSkipsWhatCameLater(t *testing.T) {
+	row := repairRow{Partition: 3, Positions: []uint8{1}}
+	then := row.AppendTo(nil)
+	row.Asked = 1 << 63
+	added, ok := bytes.CutPrefix(row.AppendTo(nil), then)
+	num, _, n := protowire.ConsumeTag(added)
+	if !ok || n < 0 || num < rpc.OptionalField {
+		t.Errorf("field %d was added: %x", num, added)
+	}
+	var again repairRow
+	if err := again.Unmarshal(row.AppendTo(nil)); err != nil || !reflect.DeepEqual(again, row) {
+		t.Errorf("got %+v, want %+v, %v", again, row, err)
 	}
 }
 
