@@ -588,9 +588,9 @@ func (h *Handler) replaced(op string, q *ReplaceRequest) (uint16, error) {
 	}
 	switch len(away) {
 	case 0:
-		return 0, errs.E(op, errs.Invalid, "all drives are here: say with old which one the new drive replaces")
+		return 0, errs.E(op, errs.Invalid, "all drives are here: say by its number (--old N) which one the new drive replaces")
 	case 1:
 		return last, nil
 	}
-	return 0, errs.E(op, errs.Invalid, "several drives are away ("+strings.Join(slices.Compact(away), ", ")+"): say with old which one the new drive replaces")
+	return 0, errs.E(op, errs.Invalid, "several drives are away ("+strings.Join(slices.Compact(away), ", ")+"): say by its number (--old N) which one the new drive replaces")
 }

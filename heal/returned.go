@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
@@ -12,12 +13,13 @@ import (
 	"github.com/ostraka/ostraka/placement"
 )
 
-// A drive that was away is brought up to date from what differs, without a scan.
+// A drive that was away is brought up to date from what differs. When nothing differs, nothing is scanned. Where a slice
+// of the keys differs, the drives that share it pass over all their heads to find its rows: they stand in the order of keys.
 //
 // Rows: every accept leaves a mark on the drives that took it, and the mark goes only once all members
 // were heard, or a repair row names those that were not. So the lists of the others name each register of
 // which the drive missed a write. Digests prove it: one exchange compares all slices, and only the rows
-// of slices that differ are read.
+// of slices that differ are compared.
 //
 // Shards: a drive lacks shards of what was written while it was away. Such a write was not settled with
 // it: Seal and Accept go to the same drives, and a position that did not answer, or answered without its
@@ -275,7 +277,28 @@ func slicesOf(l *placement.Layout, slice uint16) (first, count uint32) {
 
 // differing returns the slices, ascending, in which a drive holds other rows than another member does. Of
 // slices with several partitions only those count that have the same members, or all are returned.
+//
+// Digests of several drives are not read in one moment, so a slice that is being written differs now and then. One that
+// was equal once needs no look: digestLooks looks, and what differed in each.
 func (h *Healer) differing(ctx context.Context, l *placement.Layout, d node.Drive, others []node.Drive) ([]uint16, error) {
+	list, err := h.differingOnce(ctx, l, d, others)
+	for i := 1; i < digestLooks && err == nil && len(list) > 0; i++ {
+		if !sleep(ctx, digestPause) {
+			return nil, ctx.Err()
+		}
+		var again []uint16
+		again, err = h.differingOnce(ctx, l, d, others)
+		list = slices.DeleteFunc(list, func(s uint16) bool { _, still := slices.BinarySearch(again, s); return !still })
+	}
+	return list, err
+}
+
+const (
+	digestLooks = 3
+	digestPause = 100 * time.Millisecond
+)
+
+func (h *Healer) differingOnce(ctx context.Context, l *placement.Layout, d node.Drive, others []node.Drive) ([]uint16, error) {
 	own, err := d.Digests(ctx)
 	if err != nil {
 		return nil, err

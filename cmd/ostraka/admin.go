@@ -136,24 +136,20 @@ var failureKinds = map[int]errs.Kind{
 
 func adminCommand(p process) *cobra.Command {
 	var e endpoint
-	c := &cobra.Command{
-		Use:   "admin",
-		Short: "Look into a running store, and operate it",
-		Long: `The admin commands talk to a running server, signed with its root keys. All but keys take --json,
+	c := group("admin", "Look into a running store, and operate it", infoCommand(p, &e), statusCommand(p, &e), driveCommand(p, &e), nodeAdminCommand(p, &e),
+		zoneCommand(p, &e), layoutCommand(p, &e), healCommand(p, &e), scrubCommand(p, &e), objectCommand(p, &e), usageCommand(p, &e), recoverCommand(p, &e), keysCommand(p))
+	c.Long = `The admin commands talk to a running server, signed with its root keys. All but keys take --json,
 which prints what the server answers (docs/admin.md documents it).
 
 They end with 0 when what was asked for is done, 1 when it failed, 2 when the command line or what it
 names is wrong, 3 when it was refused because data would become unavailable (--force does it all the
-same), and 4 when following work was stopped before the work ended; the work goes on in the server.`,
-		Example: `  eval "$(ostraka admin keys /mnt/d1)"
+same), and 4 when following work was stopped before the work ended; the work goes on in the server.`
+	c.Example = `  eval "$(ostraka admin keys /mnt/d1)"
   ostraka admin info
   ostraka admin drive list
   ostraka admin drive replace /mnt/d3
-  ostraka admin heal status --watch`,
-	}
+  ostraka admin heal status --watch`
 	e.flags(c, p)
-	c.AddCommand(infoCommand(p, &e), statusCommand(p, &e), driveCommand(p, &e), nodeAdminCommand(p, &e), zoneCommand(p, &e), layoutCommand(p, &e), healCommand(p, &e), scrubCommand(p, &e), objectCommand(p, &e),
-		usageCommand(p, &e), recoverCommand(p, &e), keysCommand(p))
 	return c
 }
 

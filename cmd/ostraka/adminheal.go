@@ -109,7 +109,7 @@ func printHeal(w io.Writer, h *console.HealStatus) error {
 		fmt.Fprintf(t, "; %s shards written since it began", humanize.Comma(h.WrittenSince))
 	}
 	if h.ReadFrom != nil {
-		fmt.Fprintf(t, "\nread\tevery shard here was read and verified since %s", moment(h.ReadFrom))
+		fmt.Fprintf(t, "\nread\twhat was here then: every shard was read and verified since %s", moment(h.ReadFrom))
 	}
 	fmt.Fprintf(t, "\nrepairs\t%s outstanding, %s of them wait for drives, %s under way\n", humanize.Comma(int64(h.Backlog)), humanize.Comma(int64(h.Blocked)), humanize.Comma(int64(h.Active)))
 	fmt.Fprintf(t, "limit\t%s\n", rate(h.Rate))
