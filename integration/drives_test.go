@@ -175,6 +175,9 @@ func (l *load) checkLoss(when string, at time.Time) {
 	l.t.Logf("%s: %d requests in flight were answered 503", when, len(failed))
 }
 
+// atLength bounds how long a busy machine may take for some of a load.
+const atLength = 10 * time.Minute
+
 // promptly is within what a write that cannot succeed is refused.
 const promptly = 2 * time.Second
 
@@ -190,7 +193,7 @@ func TestDrivesLostAndReturned(t *testing.T) {
 	l := newLoad(t, s, 1)
 	rng := random(2)
 	l.resume()
-	l.advance(ops, time.Minute)
+	l.advance(ops, atLength)
 	l.noFailures("with all drives")
 	for round := range rounds {
 		// The first drive first: it must not be more than the others.
@@ -199,14 +202,14 @@ func TestDrivesLostAndReturned(t *testing.T) {
 
 		at := time.Now()
 		s.takeDrive(first)
-		l.advance(ops, time.Minute)
+		l.advance(ops, atLength)
 		l.checkLoss(fmt.Sprintf("round %d, drive %d lost", round, first+1), at)
 		s.waitOnline(3)
 		bucket := "made-without-drive-" + strconv.Itoa(round)
 		if err := newMinioStore(t, s, "").core.MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
 			t.Errorf("making a bucket with drive %d away: %v", first+1, err)
 		}
-		l.advance(ops, time.Minute)
+		l.advance(ops, atLength)
 		l.noFailures("with one drive away")
 
 		// What is acknowledged and decided has to stay readable. Decisions are written right after
@@ -219,7 +222,7 @@ func TestDrivesLostAndReturned(t *testing.T) {
 		l.verifyAll()
 		acked := l.puts.Load()
 		l.resume()
-		l.advance(ops, 2*time.Minute)
+		l.advance(ops, atLength)
 		refusals := 0
 		for _, f := range l.takeFailures() {
 			switch took := f.end.Sub(f.begin); {
@@ -247,11 +250,11 @@ func TestDrivesLostAndReturned(t *testing.T) {
 		l.pause() // what was in flight may still have been refused
 		l.takeFailures()
 		l.resume()
-		l.advance(ops, time.Minute)
+		l.advance(ops, atLength)
 		l.noFailures("with one of two drives back")
 		s.returnDrive(back[1])
 		s.waitOnline(4)
-		l.advance(ops, time.Minute)
+		l.advance(ops, atLength)
 		l.noFailures("with all drives back")
 		l.pause()
 		l.verifyAll()
