@@ -283,10 +283,13 @@ func (h *Healer) recodePage(ctx context.Context, d node.Drive, s *recodeState, o
 				return ctx.Err()
 			case err != nil:
 				s.Left++ // it changes, or too few drives tell
-			case len(old) > 0 && h.mine(ctx, g, s, others):
-				list = append(list, old...)
-			case len(old) > 0:
+			case len(old) == 0:
+			case !h.mine(ctx, g, s, others):
 				s.Others += int64(len(old))
+			case !h.allHere(g):
+				s.Left += int64(len(old))
+			default:
+				list = append(list, old...)
 			}
 		case metadata.KindUpload:
 			// Objects come before uploads: what is being re-coded now was cut short.
@@ -397,6 +400,20 @@ func (h *Healer) mine(ctx context.Context, g placement.Group, s *recodeState, ot
 		return over
 	}
 	return false
+}
+
+// allHere reports whether all members of a partition are here: what is re-coded has all its shards, so that nothing
+// need be tried before. Of bodies of several chunks that says not all.
+func (h *Healer) allHere(g placement.Group) bool {
+	for _, num := range g.Drives {
+		if _, ok := h.drive(num); !ok {
+			h.mu.Lock()
+			h.recoding.job.LastErr = fmt.Sprintf("drive %d is away", num)
+			h.mu.Unlock()
+			return false
+		}
+	}
+	return true
 }
 
 // openWithOld reports whether a part belongs to an upload that is not completed, and is not in the profile that the
