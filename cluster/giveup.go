@@ -129,6 +129,13 @@ func (s *State) giveUp(next *State, c *command) (any, error) {
 	if x := s.LossesOf(drives); len(x.Stuck) > 0 {
 		return refuse(errs.Precondition, "%d partitions would have too few members left for others to take the places", len(x.Stuck))
 	}
+	for _, r := range s.replacements {
+		// Members may be wedged for it, and drives know transitions by their number: no other one can end it.
+		if slices.Contains(drives, r.New) && r.Phase == Membership && r.Term > 0 {
+			return refuse(errs.Precondition, "drive %d was taking the place of drive %d, and partitions may stand still for it: only its own node can go on with that; bring the node back, "+
+				"or replace drive %d there once more", r.New, r.Old, r.New)
+		}
+	}
 	gone := s.without(drives)
 	if s.moves.plan != nil {
 		p := *s.moves.plan

@@ -73,6 +73,35 @@ func TestDrivesThatNobodyReplacesAreGivenUpAndLeave(t *testing.T) {
 	}
 }
 
+// Only the replacement itself can end what it has begun: it goes on, or has not begun.
+func TestANewcomerThatIsMovingInIsNotGivenUp(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		before []*command
+		kind   errs.Kind
+	}{
+		{name: "one that nobody moves yet"},
+		{"one that is moving in", []*command{{op: opTakeOver, id: 1}}, errs.Precondition},
+	} {
+		m := newMoving(t, c.name, 7, 2, 2)
+		m.must(&command{op: opBeginReplace, old: 1, drive: newDrive(99)})
+		for _, b := range c.before {
+			m.must(b)
+		}
+		r := m.s.Replacements()[0]
+		_, err := m.do(&command{op: opGiveUp, move: moveCommand{leaving: []uint16{r.New}}})
+		if c.kind != 0 {
+			if !errs.Is(err, c.kind) || len(m.s.Replacements()) != 1 {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			continue
+		}
+		if err != nil || len(m.s.Replacements()) != 0 || !slices.Equal(m.s.GivenUp(), []uint16{1, r.New}) {
+			t.Errorf("%s: %v, given up %v", c.name, err, m.s.GivenUp())
+		}
+	}
+}
+
 func TestWhatGivingUpLosesIsToldByPartition(t *testing.T) {
 	m := newMoving(t, "losses", 4, 2, 2) // every partition has every drive; W is 3, Z is 3
 	for _, c := range []struct {

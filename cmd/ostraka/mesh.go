@@ -73,6 +73,8 @@ type mesh struct {
 	requests func() int // of clients, in flight in this process
 	load     node.Load  // by those of other processes
 
+	denied string // why the addresses of --join refused last; of tend
+
 	ctx     context.Context // of what serves and watches; ends with close
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -503,7 +505,12 @@ func (m *mesh) rejoin(ctx context.Context) {
 		return
 	}
 	g, err := trust.Join(ctx, trust.Request{Addresses: m.cfg.Join, Secret: secret, Node: m.self, Full: m.cfg.Role != config.GatewayRole})
-	if err != nil {
+	switch text := errs.Public(err); {
+	case errs.Is(err, errs.Denied) && text != m.denied:
+		m.denied = text
+		m.log.Warn("the cluster does not take this node back: it was removed, or the secret is another one; a node that was removed joins as a new one, with empty directories", "err", err)
+		return
+	case err != nil:
 		m.log.Debug("nobody of --join answers", "err", err)
 		return
 	}
