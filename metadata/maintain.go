@@ -190,7 +190,7 @@ type repairAsk struct {
 }
 
 func appendRepair(partition uint32, r repairAsk) []byte {
-	return putFixed(putBytes(putUint([]byte{rowFormat}, 1, uint64(partition)), 2, r.positions), 3, r.asked)
+	return putFixed(putBytes(putUint([]byte{rowFormat}, 1, uint64(partition)), 2, r.positions), optionalField, r.asked) // builds before it pass it over
 }
 
 // askedBy is RepairRow.Asked of what a decision says: another one for each ballot, and for each change of the row.
@@ -209,7 +209,7 @@ func (r *RepairRow) unmarshal(b []byte) error {
 			r.Partition = f.u32()
 		case 2:
 			r.Positions = f.bytes(maxPositions)
-		case 3:
+		case optionalField:
 			r.Asked = f.fixed()
 		default:
 			return false

@@ -9,7 +9,7 @@ import (
 
 func TestWhoMayBeGivenUpFollowsFromTheQuorums(t *testing.T) {
 	for _, c := range []struct {
-		k, m, f               int
+		k, m, f              int
 		certain, replaceable int // the least members that must be left
 	}{
 		{1, 1, 1, 2, 1},
