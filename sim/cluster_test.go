@@ -580,7 +580,7 @@ func (g *grid) plan(o options) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, 20*time.Second)
-	id, err := s.raft.ApplyPlan(ctx, p.Layout, p.Moves, p.Leaving)
+	id, err := s.raft.ApplyPlan(ctx, p.Layout, p.Moves, p.Leaving, p.Profiles)
 	cancel()
 	w.tracef("plan %d of %d moves, leaving %v: %v", id, len(p.Moves), p.Leaving, err)
 	g.plans++
