@@ -530,7 +530,7 @@ func (h *Handler) givesUp(a *ReplaceAnswer, o heal.Outstanding) string {
 	for _, w := range o.Wants {
 		here := func(num uint16) bool { return num != a.Old && h.serves(num) }
 		good, known := goodOf(h.Layout(), w, here)
-		if known && good < int(h.Layout().Profile().Data) && !slices.Contains(w.Drives, a.Old) && slices.Contains(h.Layout().Group(w.Partition).Drives, a.Old) {
+		if known && good < int(h.Layout().Group(w.Partition).Profile.Data) && !slices.Contains(w.Drives, a.Old) && slices.Contains(h.Layout().Group(w.Partition).Drives, a.Old) {
 			return fmt.Sprintf("%s can perhaps be read only with drive %d, which is given up for good", counted(w.Registers, "record"), a.Old)
 		}
 	}

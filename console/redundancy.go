@@ -31,9 +31,9 @@ type Redundancy struct {
 func redundancyOf(l *placement.Layout, here, sound func(num uint16) bool) Redundancy {
 	var worst Redundancy
 	margin := 0 // of worst: what it has beyond what reads need
-	k := int(l.Profile().Data)
 	for p := range l.Partitions() {
 		g := l.Group(p)
+		k := int(g.Profile.Data)
 		r := Redundancy{Members: len(g.Drives), ReadsNeed: max(g.Quorum.R, k), WritesNeed: g.Quorum.W, Partitions: 1}
 		for _, num := range g.Drives {
 			if !here(num) {
@@ -80,9 +80,10 @@ func judge(l *placement.Layout, here, sound func(num uint16) bool, o heal.Outsta
 			r.MayLose = 0
 			continue
 		}
-		spare := good - int(l.Profile().Data)
+		k := int(l.Group(w.Partition).Profile.Data)
+		spare := good - k
 		r.MayLose = max(min(r.MayLose, spare), 0)
-		if good, _ = goodOf(l, w, func(num uint16) bool { return here(num) && sound(num) }); good < int(l.Profile().Data) {
+		if good, _ = goodOf(l, w, func(num uint16) bool { return here(num) && sound(num) }); good < k {
 			r.Doubtful += w.Registers
 		}
 	}

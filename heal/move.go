@@ -663,6 +663,7 @@ func (h *Healer) moveShards(ctx context.Context, m *mover) error {
 	if err := h.c.Moves.MovesDone(ctx, m.plan.ID, m.term, m.state.Moves); err != nil {
 		return err
 	}
+	m.plan.Done += len(m.state.Moves)
 	m.state.Round, m.state.Upto = 0, 0
 	return h.saveMover(ctx, m)
 }

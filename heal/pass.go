@@ -408,8 +408,8 @@ func (h *Healer) due(by map[string]*task) []*task {
 
 // estimate is the parity of the layout less the positions that rows name or whose drives are away.
 func estimate(l *placement.Layout, t *task, here map[uint16]bool) int {
-	spare := int(l.Profile().Parity)
 	g := l.Group(l.PartitionOf(t.addr.Bucket, t.addr.Key))
+	spare := int(g.Profile.Parity)
 	for pos, num := range g.Drives {
 		if !here[num] || slices.Contains(t.positions, uint8(pos)) {
 			spare--

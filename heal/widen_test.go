@@ -83,7 +83,7 @@ func TestAStoreOfOneDriveBecomesOneOfMany(t *testing.T) {
 		t.Fatalf("%d partitions are narrow, %+v", l.Narrow(), l.Group(3))
 	}
 	j := w.healer.Status().Jobs
-	if i := slices.IndexFunc(j, func(j Job) bool { return j.Kind == KindMove }); i < 0 || j[i].State != JobDone || j[i].Swaps == 0 {
+	if i := slices.IndexFunc(j, func(j Job) bool { return j.Kind == KindMove }); i < 0 || j[i].State != JobDone || j[i].Swaps == 0 || j[i].MovesDone != 24 {
 		t.Errorf("the job: %+v", j)
 	}
 	w.equalDigests()

@@ -239,8 +239,12 @@ func driveLines(paths []node.PathStatus) []string {
 func describe(l *placement.Layout) string {
 	p := l.Profile()
 	q := placement.RecordQuorum(p, l.Spread())
-	return fmt.Sprintf("%s, so %s may be lost for good without losing data; with %s away writes go on, with %s reads do",
+	says := fmt.Sprintf("%s, so %s may be lost for good without losing data; with %s away writes go on, with %s reads do",
 		profileName(p), drives(int(p.Parity)), drives(q.N-q.W), drives(q.N-q.R))
+	if n := l.Narrow(); n > 0 {
+		says += fmt.Sprintf(", once all partitions are as wide: %d of %d are not", n, l.Partitions())
+	}
+	return says
 }
 
 func drives(n int) string {
