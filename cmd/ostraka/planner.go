@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ostraka/ostraka/cluster"
+	"github.com/ostraka/ostraka/cluster/gossip"
 	"github.com/ostraka/ostraka/cluster/trust"
 	"github.com/ostraka/ostraka/console"
 	"github.com/ostraka/ostraka/disk"
@@ -69,6 +70,9 @@ func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Pl
 		if goal.Profile, err = parseProfile(q.Profile); err != nil {
 			return nil, nil, err
 		}
+		if err := p.knowWidths(); err != nil {
+			return nil, nil, err
+		}
 	}
 	for _, d := range l.Drives() {
 		goal.Drives = append(goal.Drives, placement.GoalDrive{Drive: d, Leaving: leaving[d.Num]})
@@ -78,6 +82,23 @@ func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Pl
 		err = &errs.Error{Op: op, Kind: errs.KindOf(err), Msg: "there is no such layout: " + errors.Unwrap(err).Error(), Err: err}
 	}
 	return plan, l, err
+}
+
+// widthsSince is the version of the protocol between nodes since which builds know partitions that differ in width.
+const widthsSince = 2
+
+// knowWidths returns an error of kind Precondition if a node that is here runs a build that would not understand a layout
+// which was widened.
+func (p planner) knowWidths() error {
+	if p.s.mesh == nil {
+		return nil
+	}
+	for _, is := range p.s.mesh.group.Load().View().Members {
+		if is.State == gossip.Alive && is.Tags.Protocol.Newest < widthsSince {
+			return errs.E("server.Plan", errs.Precondition, fmt.Sprintf("node %s runs a build that knows no partitions of different width: upgrade all nodes first", is.Tags.Name))
+		}
+	}
+	return nil
 }
 
 // nodeNamed finds a node by its name, which only one may have, or its id.
