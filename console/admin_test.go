@@ -251,6 +251,50 @@ func TestTheAdminInterface(t *testing.T) {
 	}
 }
 
+// Data that were written when partitions had one drive are lost with it, until they are re-coded.
+func TestRedundancyCountsDataOfBeforePartitionsBecameWider(t *testing.T) {
+	l := layoutOf(t, erasure.Profile{Data: 1}, 1)
+	for i := range 3 {
+		var err error
+		if l, err = l.WithDrive(placement.Drive{Num: uint16(50 + i), ID: [16]byte{50, byte(i)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := l.WithProfile(erasure.Profile{Data: 2, Parity: 2}, erasure.Profile{Data: 2, Parity: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var moves []placement.Move
+	for p := range l.Partitions() {
+		for i := range 3 {
+			moves = append(moves, placement.Move{Partition: p, Position: 1 + i, To: uint16(50 + i)})
+		}
+	}
+	if l, err = l.Move(moves, slices.Repeat([]int{1}, len(moves))); err != nil {
+		t.Fatal(err)
+	}
+	first := l.Group(0).Drives[0]
+	all := func(uint16) bool { return true }
+	without := func(gone uint16) func(uint16) bool { return func(num uint16) bool { return num != gone } }
+	for _, c := range []struct {
+		name     string
+		here     func(uint16) bool
+		old      bool
+		readable bool
+		lose     int
+	}{
+		{"all are here, and old data may be", all, true, true, 0},
+		{"all are here, and all is re-coded", all, false, true, 2},
+		{"a newcomer is away", without(51), true, true, 0},
+		{"the first drive is away", without(first), true, false, 0},
+		{"the first drive is away, and all is re-coded", without(first), false, true, 1},
+	} {
+		if got := redundancyOf(l, c.here, all, c.old); got.Readable != c.readable || got.MayLose != c.lose {
+			t.Errorf("%s: readable %v, %d may be lost; want %v, %d", c.name, got.Readable, got.MayLose, c.readable, c.lose)
+		}
+	}
+}
+
 // The redundancy of every set of drives that are here, against the definition counted by hand.
 func TestRedundancyIsThatOfTheWorstPartition(t *testing.T) {
 	for _, p := range []erasure.Profile{{Data: 1}, {Data: 1, Parity: 1}, {Data: 2, Parity: 1}, {Data: 2, Parity: 2}, {Data: 4, Parity: 2}} {
@@ -259,7 +303,7 @@ func TestRedundancyIsThatOfTheWorstPartition(t *testing.T) {
 			for here := range 1 << drives {
 				for _, sound := range []int{here, here &^ 1, 0} {
 					on := func(set int) func(uint16) bool { return func(num uint16) bool { return set>>(num-1)&1 == 1 } }
-					got := redundancyOf(l, on(here), on(sound))
+					got := redundancyOf(l, on(here), on(sound), false)
 					readable, writable, lose := true, true, drives
 					for i := range l.Partitions() {
 						g := l.Group(i)

@@ -28,7 +28,8 @@ type Redundancy struct {
 
 // redundancyOf judges a layout: here says which drives serve records, and sound which of them have
 // all their shards, too.
-func redundancyOf(l *placement.Layout, here, sound func(num uint16) bool) Redundancy {
+// Where data may still have the profile that the partition had before it became wider (old), that counts, too.
+func redundancyOf(l *placement.Layout, here, sound func(num uint16) bool, old bool) Redundancy {
 	var worst Redundancy
 	margin := 0 // of worst: what it has beyond what reads need
 	for p := range l.Partitions() {
@@ -44,10 +45,14 @@ func redundancyOf(l *placement.Layout, here, sound func(num uint16) bool) Redund
 				r.Sound++
 			}
 		}
-		r.Readable = r.Here >= g.Quorum.R && r.Sound >= k
+		spare := r.Sound - k
+		if old {
+			spare = min(spare, spareBefore(l, g, func(num uint16) bool { return here(num) && sound(num) }))
+		}
+		r.Readable = r.Here >= g.Quorum.R && spare >= 0
 		r.Writable = r.Readable && r.Here >= g.Quorum.W
 		// A drive that is lost next may be one of the sound ones.
-		m := min(r.Here-g.Quorum.R, r.Sound-k)
+		m := min(r.Here-g.Quorum.R, spare)
 		r.MayLose = max(m, 0)
 		switch {
 		case p == 0 || m < margin || m == margin && r.Here < worst.Here:
@@ -59,9 +64,28 @@ func redundancyOf(l *placement.Layout, here, sound func(num uint16) bool) Redund
 	return worst
 }
 
+// spareBefore returns how many drives more may be lost of those that a partition had when it was narrower, without
+// losing data that were written then.
+func spareBefore(l *placement.Layout, g placement.Group, good func(num uint16) bool) int {
+	spare := len(g.Drives)
+	for _, p := range l.Profiles() {
+		if p.Width() >= len(g.Drives) {
+			continue
+		}
+		n := int(p.Standard.Parity)
+		for _, num := range g.Drives[:p.Width()] {
+			if !good(num) {
+				n--
+			}
+		}
+		spare = min(spare, n)
+	}
+	return spare
+}
+
 // judge is redundancyOf with what is outstanding.
 func judge(l *placement.Layout, here, sound func(num uint16) bool, o heal.Outstanding) Redundancy {
-	r := redundancyOf(l, here, sound)
+	r := redundancyOf(l, here, sound, o.OldProfiles)
 	late := func(num uint16) bool { return slices.Contains(o.Behind, num) || slices.Contains(o.Silent, num) }
 	for _, d := range l.Drives() {
 		if here(d.Num) && late(d.Num) {
@@ -69,7 +93,7 @@ func judge(l *placement.Layout, here, sound func(num uint16) bool, o heal.Outsta
 		}
 	}
 	certain := func(num uint16) bool { return sound(num) && !late(num) }
-	r.MayLose = min(r.MayLose, redundancyOf(l, here, certain).MayLose)
+	r.MayLose = min(r.MayLose, redundancyOf(l, here, certain, o.OldProfiles).MayLose)
 	if o.More {
 		r.MayLose = 0
 	}

@@ -26,6 +26,8 @@ type Outstanding struct {
 	Silent []uint16
 	Wants  []Want
 	More   bool // there is more than Wants tells
+	// OldProfiles: data of partitions that became wider may still have the profile of before.
+	OldProfiles bool
 }
 
 // Want is registers of one partition that want the same repair.
@@ -55,6 +57,9 @@ func (h *Healer) Outstanding(ctx context.Context) Outstanding {
 	if l == nil {
 		return o
 	}
+	h.mu.Lock()
+	o.OldProfiles = h.oldProfiles(l, all)
+	h.mu.Unlock()
 	type read struct {
 		drive uint16
 		by    map[string]*task

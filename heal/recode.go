@@ -55,6 +55,9 @@ type recodeState struct {
 	Left, Others, Late int64
 	// What was re-coded from this drive's walks since Since.
 	Bodies, Bytes int64
+	// Clean names the profiles, by profilesOf, for which a walk met nothing to be re-coded: data that have others can only
+	// come of writes that were under way then.
+	Clean string
 }
 
 // recoding is what a Healer has for it. states, meter and asked belong to the goroutine that re-codes.
@@ -66,8 +69,9 @@ type recoding struct {
 
 	// h.mu guards the fields below.
 	job    Job
-	active bool // there is something to re-code, as far as is known
-	soon   bool // what could not be re-coded is tried again now
+	clean  map[uint16]string // by local drive: recodeState.Clean
+	active bool              // there is something to re-code, as far as is known
+	soon   bool              // what could not be re-coded is tried again now
 }
 
 const (
@@ -158,15 +162,19 @@ func (h *Healer) still(mark string) (state string, ok bool) {
 // recodeDrive begins a walk of a drive if one is due, and goes on with it as far as it comes.
 func (h *Healer) recodeDrive(ctx context.Context, d node.Drive, mark string, soon bool) error {
 	s, err := h.recodeStateOf(ctx, d)
-	if err != nil || s.Mark == mark && s.Done {
+	if err != nil {
 		return err
+	}
+	h.noteClean(d.Num(), s)
+	if s.Mark == mark && s.Done {
+		return nil
 	}
 	if _, ok := h.still(mark); !ok {
 		return nil
 	}
 	now := h.c.Now()
 	if s.Mark != mark {
-		*s = recodeState{Mark: mark, Since: now}
+		*s = recodeState{Mark: mark, Since: now, Clean: s.Clean}
 	}
 	if s.next(now, h.c.Grace, h.c.OrphanAge, soon) && (soon || h.worthIt(ctx, d.Num(), s, now)) {
 		s.Round++
@@ -200,8 +208,29 @@ func (h *Healer) recodeDrive(ctx context.Context, d node.Drive, mark string, soo
 			return err
 		}
 		*s = after
+		h.noteClean(d.Num(), s)
 	}
 	return nil
+}
+
+// profilesOf names the profiles that data have once all are re-coded.
+func profilesOf(l *placement.Layout) string {
+	return fmt.Sprintf("%s %s %d", l.Profile(), l.Reduced(), l.Narrow())
+}
+
+func (h *Healer) noteClean(num uint16, s *recodeState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.recoding.clean == nil {
+		h.recoding.clean = make(map[uint16]string)
+	}
+	h.recoding.clean[num] = s.Clean
+}
+
+// oldProfiles reports whether some data of partitions that became wider may still have the profile of before, as far as
+// the local drives tell. h.mu is held.
+func (h *Healer) oldProfiles(l *placement.Layout, local []uint16) bool {
+	return len(l.Profiles()) > 1 && slices.ContainsFunc(local, func(num uint16) bool { return h.recoding.clean[num] != profilesOf(l) })
 }
 
 // worthIt reports whether another walk may find something to do: not as long as all that the last one met is others', and
@@ -318,7 +347,9 @@ func (h *Healer) recodePage(ctx context.Context, d node.Drive, s *recodeState, o
 	s.Rows += int64(len(r.Rows))
 	s.After = cursorOf(r.Next)
 	if !r.More {
-		s.end(h.c.Now(), h.c.OrphanAge)
+		if s.end(h.c.Now(), h.c.OrphanAge); s.Left+s.Others+s.Late == 0 {
+			s.Clean = profilesOf(l)
+		}
 	}
 	return nil
 }

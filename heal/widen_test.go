@@ -101,7 +101,19 @@ func TestAStoreOfOneDriveBecomesOneOfMany(t *testing.T) {
 	if w.old() == 0 {
 		t.Fatal("nothing is left of the old profile: this shows nothing")
 	}
+	if !w.healer.Outstanding(t.Context()).OldProfiles {
+		t.Error("it does not tell that data of the old profile may be there")
+	}
 	w.recodeAllOf()
+	if w.healer.Outstanding(t.Context()).OldProfiles {
+		if err := w.recode(); err != nil { // a walk that meets nothing any more
+			t.Fatal(err)
+		}
+		w.clock.pass(time.Hour)
+		if err := w.recode(); err != nil || w.healer.Outstanding(t.Context()).OldProfiles {
+			t.Errorf("all is re-coded, and it tells that data of the old profile may be there: %v", err)
+		}
+	}
 	w.collected()
 	w.equalDigests()
 	w.same(want)
