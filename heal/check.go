@@ -425,6 +425,9 @@ func (h *Healer) checkPage(ctx context.Context) error {
 			return err
 		case got < verified || err != nil:
 			found++
+			if err == nil {
+				err = errChanged
+			}
 			h.c.Logger.Warn("a check found damage that cannot be repaired yet", "bucket", r.addr.Bucket, "err", err)
 		case h.shards.Load() != written || !r.equal(func(uint16) bool { return true }) && !r.unsettled:
 			found++

@@ -154,15 +154,19 @@ func (h *Healer) removeDisplaced(ctx context.Context, l *placement.Layout, d nod
 // nobody is the address of a register that there is not: buckets count from 1.
 var nobody = metadata.Address{Kind: metadata.KindObject, Key: []byte("displaced")}
 
-// namedBy reports whether the chosen record of a register names a body.
-func (h *Healer) namedBy(ctx context.Context, g placement.Group, a metadata.Address, id erasure.DataID) (named bool, err error) {
+// namedBy reports whether the chosen record of a register names a body, or has let go of it: then nobody proposes it
+// again.
+func (h *Healer) namedBy(ctx context.Context, g placement.Group, a metadata.Address, id erasure.DataID) (named, dead bool, err error) {
 	view, err := h.c.Meta.Read(ctx, g, a, metadata.ReadOptions{BucketEpoch: ^uint64(0)})
 	if err != nil {
-		return false, err
+		return false, false, err
+	}
+	if view.State != nil {
+		dead = slices.ContainsFunc(view.State.Dead, func(d metadata.DeadData) bool { return d.Data.ID == id })
 	}
 	err = h.bodies(ctx, g, a, view, func(b *metadata.Data) error {
 		named = named || b.ID == id
 		return nil
 	})
-	return named, err
+	return named, dead && !named, err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -586,7 +587,11 @@ func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, ba
 		case (report.Pause < shortPause || report.Rows <= fewRows) && len(s.Groups) == m.size:
 			m.size = min(2*m.size, h.moving.batch)
 		}
-		h.c.Logger.Debug("partitions have other members", "from", batch[0].From, "to", batch[0].To, "partitions", len(report.Swapped), "rows", report.Rows, "pause", report.Pause)
+		level := slog.LevelDebug
+		if report.Pause > longPause {
+			level = slog.LevelInfo
+		}
+		h.c.Logger.Log(ctx, level, "partitions have other members", "from", batch[0].From, "to", batch[0].To, "partitions", len(report.Swapped), "rows", report.Rows, "pause", report.Pause)
 	}
 	switch {
 	case len(report.Skipped) == len(s.Groups) && ctx.Err() == nil:
@@ -890,8 +895,8 @@ func (h *Healer) judgeFormer(ctx context.Context, f *filling, d node.Drive) erro
 func (h *Healer) judgeShard(ctx context.Context, f *filling, l *placement.Layout, r *disk.ShardRow, to node.Drive) error {
 	a := r.Address
 	g := l.Group(l.PartitionOf(a.Bucket, a.Key))
-	named, err := h.namedBy(ctx, g, a, r.ID.Data)
-	if err != nil {
+	named, dead, err := h.namedBy(ctx, g, a, r.ID.Data)
+	if err != nil || dead {
 		return err
 	}
 	if !named {
@@ -908,7 +913,7 @@ func (h *Healer) judgeShard(ctx context.Context, f *filling, l *placement.Layout
 			return err
 		}
 		// Somebody refers to it: it is settled now, or is once it was read.
-		if named, err = h.namedBy(ctx, g, a, r.ID.Data); err != nil {
+		if named, dead, err = h.namedBy(ctx, g, a, r.ID.Data); err != nil || dead {
 			return err
 		}
 		if !named {
@@ -922,7 +927,7 @@ func (h *Healer) judgeShard(ctx context.Context, f *filling, l *placement.Layout
 		return nil
 	}
 	// It may be gone meanwhile. If it is not, the mending did not reach it.
-	if named, err = h.namedBy(ctx, g, a, r.ID.Data); err != nil || !named {
+	if named, _, err = h.namedBy(ctx, g, a, r.ID.Data); err != nil || !named {
 		return err
 	}
 	return errs.E("heal.judgeShard", errs.Unavailable, "a shard could not be brought to its new drive yet")

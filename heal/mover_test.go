@@ -205,6 +205,45 @@ func TestPartitionsThatStandStillDoNotWaitForAWalk(t *testing.T) {
 	w.same(want)
 }
 
+// What was overwritten before its shards moved is on the former drive for as long as readers may want it, and a member
+// that was away meanwhile still names it. Nobody brings it to the newcomer, and the moves do not wait for its end.
+func TestMovesDoNotWaitForWhatIsDead(t *testing.T) {
+	w := newWorldOf(t, object.Unversioned, 5)
+	want := w.fill(12)
+	w.heal()
+	p := w.planned()
+	p.open(w.drain(1))
+	ctx := context.Background()
+	plan, _ := p.Plan()
+	m := newMover(plan)
+	m.loaded = true
+	m.term, _ = p.TakeOverPlan(ctx, plan.ID)
+	if err := w.healer.moveMembers(ctx, m, false); err != nil {
+		t.Fatal(err)
+	}
+	w.down[3].Store(true)
+	for key := range want {
+		want[key] = w.put(key, len(want[key])+1)
+	}
+	w.settle()
+	w.down[3].Store(false)
+	if err := w.healer.moveShards(ctx, m); err != nil {
+		t.Errorf("the moves wait: %v", err)
+	}
+	if plan, open := p.Plan(); open && len(publishedOf(plan.Moves, allLayouts)) > 0 {
+		t.Errorf("%d moves are not over", len(publishedOf(plan.Moves, allLayouts)))
+	}
+	w.moved(p)
+	for range 4 {
+		w.heal()
+		w.upkeep()
+	}
+	w.same(want)
+	if list := w.displaced(); len(list) > 0 {
+		t.Errorf("shards lie where they do not belong: %v", list)
+	}
+}
+
 // pausing says how long partitions stood still, and changes nothing.
 type pausing struct {
 	Mover
