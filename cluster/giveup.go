@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
 	"github.com/ostraka/ostraka/placement"
@@ -41,26 +42,41 @@ type Losses struct {
 	Uncertain []uint32
 	// Unreadable ones have fewer shards left than reading needs: their data is lost, but for what lies in rows.
 	Unreadable []uint32
+	// Narrow ones have enough for data of their profile, and may have too few for what else lies there: data of an earlier
+	// profile that were not re-coded yet, or of the class REDUCED_REDUNDANCY.
+	Narrow []uint32
+	// Begun ones are Uncertain, and another change of their members was begun: it could not end any more.
+	Begun []uint32
 }
 
-// LossesOf judges what would be left without drives.
+// LossesOf judges what would be left without drives. A drive that takes another's place counts as one that has no
+// shards, until its replacement is over.
 func (s *State) LossesOf(drives []uint16) (x Losses) {
 	gone := func(num uint16) bool { return num != 0 && (s.Retired(num) || slices.Contains(drives, num)) }
 	l := s.layout
+	begun := make(map[uint32]bool)
+	if s.moves.plan != nil {
+		for _, m := range s.moves.plan.Moves {
+			begun[m.Partition] = begun[m.Partition] || m.State == MoveBegun
+		}
+	}
+	empty := func(num uint16) bool {
+		return slices.ContainsFunc(s.replacements, func(r Replacement) bool { return r.New == num })
+	}
 	for p := range l.Partitions() {
 		g := l.Group(p)
-		members, shards := 0, 0
+		members := 0
+		have := make([]bool, len(g.Drives)) // shards, by position
 		for pos, num := range g.Drives {
 			if !gone(num) {
 				members++
 			}
 			// As long as shards are moving some are here, some there.
-			if former, _ := g.FormerAt(pos); !gone(num) && !gone(former) {
-				shards++
-			}
+			former, _ := g.FormerAt(pos)
+			have[pos] = !gone(num) && !gone(former) && !empty(num)
 		}
-		if members == len(g.Drives) && shards == members {
-			continue
+		if members == len(g.Drives) && !slices.ContainsFunc(g.Former, gone) {
+			continue // nothing is given up here
 		}
 		is := metadata.SurvivalOf(g.Quorum, members)
 		switch {
@@ -68,12 +84,33 @@ func (s *State) LossesOf(drives []uint16) (x Losses) {
 			x.Stuck = append(x.Stuck, p)
 		case !is.Certain:
 			x.Uncertain = append(x.Uncertain, p)
+			if begun[p] {
+				x.Begun = append(x.Begun, p)
+			}
 		}
-		if shards < int(l.Profile().Data) {
+		switch own := l.ProfilesOf(p); {
+		case lacks(have, own.Standard):
 			x.Unreadable = append(x.Unreadable, p)
+		case slices.ContainsFunc(l.Profiles(), func(q placement.Profiles) bool {
+			w := q.Width() // what was written then lies within so many positions
+			return w <= len(have) && (lacks(have[:w], q.Standard) || lacks(have[:w], q.Reduced))
+		}):
+			x.Narrow = append(x.Narrow, p)
 		}
 	}
 	return x
+}
+
+// lacks reports whether a body of a profile may have too few shards where only these positions have theirs. A narrow
+// body may lie on any of them.
+func lacks(have []bool, p erasure.Profile) bool {
+	lost := 0
+	for _, there := range have {
+		if !there {
+			lost++
+		}
+	}
+	return p.N()-lost < int(p.Data)
 }
 
 // without returns drives, and those whose places a newcomer among them has not taken yet: nobody comes in their
@@ -126,8 +163,11 @@ func (s *State) giveUp(next *State, c *command) (any, error) {
 	if left := len(s.lasting()) - len(drives); left < s.layout.N() {
 		return refuse(errs.Precondition, "profile %s needs %d drives, and %d would be left", s.layout.Profile(), s.layout.N(), left)
 	}
-	if x := s.LossesOf(drives); len(x.Stuck) > 0 {
+	switch x := s.LossesOf(drives); {
+	case len(x.Stuck) > 0:
 		return refuse(errs.Precondition, "%d partitions would have too few members left for others to take the places", len(x.Stuck))
+	case len(x.Begun) > 0:
+		return refuse(errs.Precondition, "a change of the members of %d partitions was begun that could not end any more", len(x.Begun))
 	}
 	for _, r := range s.replacements {
 		// Members may be wedged for it, and drives know transitions by their number: no other one can end it.

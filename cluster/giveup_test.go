@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/placement"
 )
@@ -105,18 +106,70 @@ func TestANewcomerThatIsMovingInIsNotGivenUp(t *testing.T) {
 func TestWhatGivingUpLosesIsToldByPartition(t *testing.T) {
 	m := newMoving(t, "losses", 4, 2, 2) // every partition has every drive; W is 3, Z is 3
 	for _, c := range []struct {
-		drives                       []uint16
-		stuck, uncertain, unreadable int
+		drives                               []uint16
+		stuck, uncertain, unreadable, narrow int
 	}{
-		{nil, 0, 0, 0},
-		{[]uint16{1}, 0, 0, 0},
-		{[]uint16{1, 2}, 0, 8, 0},
-		{[]uint16{1, 2, 3}, 8, 0, 8},
+		{nil, 0, 0, 0, 0},
+		{[]uint16{1}, 0, 0, 0, 0},
+		{[]uint16{1, 2}, 0, 8, 0, 8}, // REDUCED_REDUNDANCY has a shard less
+		{[]uint16{1, 2, 3}, 8, 0, 8, 0},
 	} {
 		x := m.s.LossesOf(c.drives)
-		if len(x.Stuck) != c.stuck || len(x.Uncertain) != c.uncertain || len(x.Unreadable) != c.unreadable {
+		if len(x.Stuck) != c.stuck || len(x.Uncertain) != c.uncertain || len(x.Unreadable) != c.unreadable || len(x.Narrow) != c.narrow {
 			t.Errorf("without %v: %+v", c.drives, x)
 		}
+	}
+}
+
+// A newcomer has no shards before its replacement is over, although it is a member.
+func TestADriveThatIsBeingFilledHasNoShards(t *testing.T) {
+	m := newMoving(t, "filled", 4, 2, 2)
+	m.must(&command{op: opBeginReplace, old: 1, drive: newDrive(99)})
+	r := m.s.Replacements()[0]
+	m.must(&command{op: opTakeOver, id: r.ID})
+	term := m.s.Replacements()[0].Term
+	m.must(&command{op: opPublishSwap, id: r.ID, term: term, partitions: m.s.Layout().PartitionsOf(1)})
+	m.must(&command{op: opFinishMembership, id: r.ID, term: term})
+	if x := m.s.LossesOf([]uint16{2}); len(x.Unreadable) != 0 || len(x.Narrow) != 8 {
+		t.Errorf("without one more: %+v", x)
+	}
+	if x := m.s.LossesOf([]uint16{2, 3}); len(x.Unreadable) != 8 {
+		t.Errorf("without two more, with one that has nothing yet: %+v", x)
+	}
+}
+
+// Data of before a widening lie on the drives of before, until they are re-coded.
+func TestGivingUpCountsDataOfAnEarlierProfile(t *testing.T) {
+	m := newMoving(t, "earlier", 4, 2, 2)
+	l, err := placement.NewLayout(m.s.Layout().Drives()[:1], erasure.Profile{Data: 1}, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := l.Drives()[0].Num
+	for _, d := range m.s.Layout().Drives()[1:] {
+		if l, err = l.WithDrive(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := erasure.Profile{Data: 2, Parity: 2}
+	if l, err = l.WithProfile(p, placement.ReducedProfile(p)); err != nil {
+		t.Fatal(err)
+	}
+	for part := range l.Partitions() {
+		var list []placement.Move
+		for i, d := range l.Drives()[1:] {
+			list = append(list, placement.Move{Partition: part, Position: i + 1, To: d.Num})
+		}
+		if l, err = l.Move(list, slices.Repeat([]int{1}, len(list))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.s.layout = l
+	if x := m.s.LossesOf([]uint16{first}); len(x.Narrow) != int(l.Partitions()) {
+		t.Errorf("without the drive of before: %+v", x)
+	}
+	if x := m.s.LossesOf([]uint16{first + 1}); len(x.Narrow) != 0 || len(x.Unreadable) != 0 {
+		t.Errorf("without one that came: %+v", x)
 	}
 }
 

@@ -26,6 +26,9 @@ const (
 // JudgeGiveUp implements console.Planner.
 func (p planner) JudgeGiveUp(ctx context.Context, q console.GiveUpRequest) (*console.GiveUpAnswer, error) {
 	const op = "server.GiveUp"
+	if err := p.allKnow("drives that are given up"); err != nil {
+		return nil, err
+	}
 	st := p.s.control.State()
 	a := &console.GiveUpAnswer{Drives: slices.Clone(q.Drives)}
 	for _, name := range q.Nodes {
@@ -68,8 +71,16 @@ func (p planner) JudgeGiveUp(ctx context.Context, q console.GiveUpRequest) (*con
 		return nil, errs.E(op, errs.Precondition, fmt.Sprintf("in %d of %d partitions too few members would be left to tell what was decided, and nobody could take the places: "+
 			"bring at least one of the drives back", n, st.Layout().Partitions()))
 	}
+	if n := len(x.Begun); n > 0 {
+		return nil, errs.E(op, errs.Precondition, fmt.Sprintf("in %d of %d partitions a change of their members was begun that could not end without one of the drives: "+
+			"bring at least one of them back", n, st.Layout().Partitions()))
+	}
 	if n := len(x.Unreadable); n > 0 {
 		a.Losses = append(a.Losses, fmt.Sprintf("in %d of %d partitions fewer shards are left than reading needs: what objects have there is lost", n, st.Layout().Partitions()))
+	}
+	if n := len(x.Narrow); n > 0 {
+		a.Losses = append(a.Losses, fmt.Sprintf("in %d of %d partitions objects may be lost that have an earlier profile still, because they were not re-coded yet "+
+			"(`ostraka admin heal status`), or the class REDUCED_REDUNDANCY", n, st.Layout().Partitions()))
 	}
 	if n := len(x.Uncertain); n > 0 {
 		a.Losses = append(a.Losses, fmt.Sprintf("in %d of %d partitions just enough members are left if the drives are really dead: one that still answers somewhere, cut off from the rest, "+

@@ -70,7 +70,7 @@ func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Pl
 		if goal.Profile, err = parseProfile(q.Profile); err != nil {
 			return nil, nil, err
 		}
-		if err := p.knowWidths(); err != nil {
+		if err := p.allKnow("partitions of different width"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -84,18 +84,18 @@ func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Pl
 	return plan, l, err
 }
 
-// widthsSince is the version of the protocol between nodes since which builds know partitions that differ in width.
-const widthsSince = 2
+// changesSince is the version of the protocol between nodes since which builds know layouts that were widened, drives that
+// were given up, and zones that were set: one that does not would pass over the change, and differ from the others for good.
+const changesSince = 2
 
-// knowWidths returns an error of kind Precondition if a node that is here runs a build that would not understand a layout
-// which was widened.
-func (p planner) knowWidths() error {
+// allKnow returns an error of kind Precondition if a node that is here runs a build that does not know such changes.
+func (p planner) allKnow(what string) error {
 	if p.s.mesh == nil {
 		return nil
 	}
 	for _, is := range p.s.mesh.group.Load().View().Members {
-		if is.State == gossip.Alive && is.Tags.Protocol.Newest < widthsSince {
-			return errs.E("server.Plan", errs.Precondition, fmt.Sprintf("node %s runs a build that knows no partitions of different width: upgrade all nodes first", is.Tags.Name))
+		if is.State == gossip.Alive && is.Tags.Protocol.Newest < changesSince {
+			return errs.E("server.Plan", errs.Precondition, fmt.Sprintf("node %s runs a build that does not know %s: upgrade all nodes first", is.Tags.Name, what))
 		}
 	}
 	return nil
@@ -176,6 +176,9 @@ func (p planner) SetZone(ctx context.Context, name, zone string) error {
 	}
 	if p.s.mesh == nil {
 		return errs.E("server.SetZone", errs.Unsupported, "this store is one process, and has no zones")
+	}
+	if err := p.allKnow("zones that are set"); err != nil {
+		return err
 	}
 	return persist(ctx, func() error { return p.s.control.SetZone(ctx, n.ID, zone) })
 }
