@@ -87,6 +87,8 @@ type Store struct {
 
 	// background counts goroutines that outlive their request: cleaning up after failures.
 	background sync.WaitGroup
+	ending     chan struct{} // closed when Close begins: nothing is put off any more
+	end        sync.Once
 	closing    context.Context
 	stop       context.CancelFunc
 	cleanSlots chan struct{} // bounds cleanups in flight
@@ -140,6 +142,7 @@ func New(c Config) *Store {
 		pool: c.Buffers, log: c.Logger, now: c.Now, cache: newBlockCache(c.CacheBytes),
 		cleanSlots: make(chan struct{}, maxCleanups), usage: usageCache{turn: make(chan struct{}, 1), page: usagePage}}
 	s.deletions.init()
+	s.ending = make(chan struct{})
 	s.closing, s.stop = context.WithCancel(context.Background())
 	return s
 }
@@ -147,6 +150,7 @@ func New(c Config) *Store {
 // Close waits for what requests left running, until ctx ends, and frees the cache. No method may be
 // running.
 func (s *Store) Close(ctx context.Context) error {
+	s.end.Do(func() { close(s.ending) })
 	done := make(chan struct{})
 	go func() { // ends with the cleanups, which ctx below cuts short
 		s.background.Wait()

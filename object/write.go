@@ -539,9 +539,9 @@ func (s *Store) askRepair(g placement.Group, a metadata.Address, positions ...ui
 			defer timer.Stop()
 			select {
 			case <-timer.C:
-				s.keepRepair(g, a, nil)
-			case <-s.closing.Done():
+			case <-s.ending:
 			}
+			s.keepRepair(g, a, nil)
 		})
 	default:
 		s.keepRepair(g, a, positions)
