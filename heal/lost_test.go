@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/object"
+	"github.com/ostraka/ostraka/placement"
 )
 
 // names reports whether the status names a register as lost.
@@ -133,5 +136,51 @@ func TestNamesOfWhatIsLostAreBounded(t *testing.T) {
 	}
 	if s := w.healer.Status(); len(w.healer.check.lost.list) != 0 {
 		t.Errorf("after all were deleted: %+v", s)
+	}
+}
+
+// Members change while a register is looked at whose shards are not where the layout of before says: that is no loss.
+func TestShardsThatMoveMeanwhileAreNotLost(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.put("k", 100<<10)
+	w.heal()
+	for i := uint16(1); i <= 3; i++ {
+		w.vanish(i, "k")
+		w.ask(i, "k")
+	}
+	old := w.healer.c.Layout
+	l := old()
+	next, err := l.WithDrive(placement.Drive{Num: 99, ID: [16]byte{99}})
+	if err == nil {
+		next, err = next.Swap(1, 99, []uint32{l.PartitionOf(1, []byte("k"))})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var published atomic.Bool
+	w.healer.c.Layout = func() *placement.Layout {
+		if published.Load() {
+			return next
+		}
+		return l
+	}
+	var n atomic.Int32
+	by := map[uint16]node.Drive{}
+	for i := uint16(1); i <= 4; i++ {
+		d, _ := w.Shards(i)
+		by[i] = &hook{Drive: d, n: &n, at: 4, f: func() { published.Store(true) }}
+	}
+	w.healer.c.Drives = patched{w, by}
+	w.heal()
+	if !published.Load() {
+		t.Fatal("no shard was looked at")
+	}
+	if s := w.healer.Status(); s.names("k") {
+		t.Errorf("it counts as lost: %q", s.Why)
+	}
+	w.healer.c.Layout, w.healer.c.Drives = old, w
+	w.heal()
+	if s := w.healer.Status(); !s.names("k") {
+		t.Errorf("nothing moves, and it does not count as lost: %q", s.Why)
 	}
 }

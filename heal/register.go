@@ -83,7 +83,7 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 	})
 	if err = errors.Join(append(fails, err)...); err != nil {
 		if errors.Is(err, errLost) {
-			err = h.foundLost(ctx, t, g, view, err)
+			err = h.foundLost(ctx, t, l, g, view, err)
 		}
 		return failed, errs.Wrap(op, err)
 	}
@@ -127,7 +127,20 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 
 // foundLost tells of a register with a body of which too few shards are left. Its rows are brought up all
 // the same, and a repair row stays on the lists.
-func (h *Healer) foundLost(ctx context.Context, t *task, g placement.Group, view *metadata.View, lost error) error {
+func (h *Healer) foundLost(ctx context.Context, t *task, l *placement.Layout, g placement.Group, view *metadata.View, lost error) error {
+	// Shards that move are found at their place by one layout only: what was looked for by another proves nothing.
+	now := h.c.Layout()
+	err := h.bodies(ctx, g, t.addr, view, func(d *metadata.Data) error {
+		for i := range d.Chunks() {
+			if chunkGroup(l, g, d, i).Epoch != chunkGroup(now, now.Group(g.Partition), d, i).Epoch {
+				return errs.E("heal.foundLost", errs.Conflict, "members changed meanwhile")
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	again, err := h.c.Meta.Read(ctx, g, t.addr, metadata.ReadOptions{BucketEpoch: ^uint64(0)})
 	if err != nil {
 		return err
