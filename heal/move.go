@@ -678,6 +678,20 @@ func (m *mover) stands() bool {
 	return slices.ContainsFunc(m.plan.Moves, func(x PlannedMove) bool { return x.State == MoveBegun })
 }
 
+// partitionsStand reports whether partitions stand still for moves that are to be tried now, by this process: its mover may
+// be new, and other work under way.
+func (h *Healer) partitionsStand() bool {
+	if h.c.Moves == nil {
+		return false
+	}
+	plan, ok := h.c.Moves.Plan()
+	if !ok || plan.Elsewhere || !(&mover{plan: plan}).stands() {
+		return false
+	}
+	m := h.moving.mover
+	return m == nil || m.plan.ID != plan.ID || passed(h.c.Now(), m.tried, begunEvery)
+}
+
 // allLayouts is a number that no layout has.
 const allLayouts = ^uint64(0)
 

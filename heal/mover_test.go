@@ -205,6 +205,39 @@ func TestPartitionsThatStandStillDoNotWaitForAWalk(t *testing.T) {
 	w.same(want)
 }
 
+// Another process began to change members, and died; this one becomes the mover while it fills a drive.
+func TestPartitionsThatStandStillDoNotWaitForARebuild(t *testing.T) {
+	w := newWorldOf(t, object.Unversioned, 6)
+	want := w.fill(12)
+	w.heal()
+	w.replace(1, 7)
+	p := w.planned()
+	p.plan = nil
+	b := w.mover(7)
+	if err := w.healer.moveIn(context.Background(), b); err != nil {
+		t.Fatal(err)
+	}
+	p.open(w.drain(2))
+	p.plan.Moves[0].State = MoveBegun
+	p.elsewhere = true
+	if w.healer.partitionsStand() {
+		t.Error("another process is the mover, and this one does not go on")
+	}
+	p.elsewhere = false
+	for range 3 {
+		if err := w.healer.fillNewcomer(context.Background(), b); err != nil {
+			t.Fatal(err)
+		}
+		if len(w.replaces.list()) == 0 {
+			t.Fatal("the drive is filled to the end, and partitions stand still meanwhile")
+		}
+	}
+	w.moved(p)
+	w.rebuilt()
+	w.heal()
+	w.same(want)
+}
+
 // What was overwritten before its shards moved is on the former drive for as long as readers may want it, and a member
 // that was away meanwhile still names it. Nobody brings it to the newcomer, and the moves do not wait for its end.
 func TestMovesDoNotWaitForWhatIsDead(t *testing.T) {

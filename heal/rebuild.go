@@ -198,6 +198,13 @@ func (h *Healer) fillNewcomer(ctx context.Context, b *rebuild) error {
 		if err := h.fillPage(ctx, f); err != nil {
 			return errs.Wrap(op, err)
 		}
+		if h.partitionsStand() {
+			break
+		}
+	}
+	if h.partitionsStand() {
+		h.kick(h.jobs) // for moves of a plan: they go on first
+		return nil
 	}
 	h.show(b, func(j *Job) { j.State, j.Phase, j.LastErr = JobRunning, PhaseVerify, "" })
 	if err := h.level(ctx, f, nil); err != nil {
