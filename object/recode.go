@@ -309,6 +309,9 @@ func (p *paced) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// farOff is more than the clocks of gateways differ.
+const farOff = 24 * time.Hour
+
 // multipart re-codes a version with parts, all of them if one of them or the manifest is to be.
 func (r *recoding) multipart(ctx context.Context) error {
 	s, p := r.s, r.p
@@ -320,7 +323,8 @@ func (r *recoding) multipart(ctx context.Context) error {
 	if r.v.Manifest.Profile == list && !slices.ContainsFunc(parts, func(x manifestPart) bool { return x.data.Profile != want }) {
 		return nil
 	}
-	if age := s.now().Sub(time.Unix(0, r.v.ModTime)); age >= 0 && age < s.c.RecodeAfter {
+	// A time in the future is that of another clock: of a moment ago, for all that is known, unless it is far off.
+	if age := s.now().Sub(time.Unix(0, r.v.ModTime)); age < s.c.RecodeAfter && age > -farOff {
 		return errs.E("object."+r.op, errs.Busy, "the upload was completed a moment ago")
 	}
 	id := recodedUpload(r.v, want, list)
