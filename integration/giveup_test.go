@@ -43,6 +43,13 @@ func TestANodeThatDiedForGoodIsGivenUp(t *testing.T) {
 	if _, err := admin(first, "node", "zone", "z2", "z2-other"); err != nil {
 		t.Fatal(err)
 	}
+	// With two voters of three the loss of one is that of the control plane.
+	poll(t, 2*time.Minute, 50*time.Millisecond, "three voters", func() error {
+		if n := strings.Count(first.log.String(), `change="a voter came"`); n < 2 {
+			return fmt.Errorf("%d came", n)
+		}
+		return nil
+	})
 	dead.kill()
 	first.put("photos", "later", bodies["large"])
 	bodies["later"] = bodies["large"]
