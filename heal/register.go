@@ -73,7 +73,9 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 	}
 	var bad bad
 	var fails []error
+	narrow := true // every shard of every body stands at a position of the register's own partition
 	err = h.bodies(ctx, g, t.addr, view, func(d *metadata.Data) error {
+		narrow = narrow && d.Chunks() <= 1
 		for i := range d.Chunks() {
 			b, err := h.chunk(ctx, l, g, t.addr, d, i)
 			bad.away, bad.damaged = bad.away+b.away, bad.damaged+b.damaged
@@ -114,8 +116,16 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 	}
 	over, err := h.remains(ctx, t.addr, again.State, false)
 	switch {
-	case err != nil || bad.away > 0 || len(here) < len(g.Drives):
+	case err != nil:
 		return blocked, err
+	case bad.away > 0 || len(here) < len(g.Drives):
+		away := slices.ContainsFunc(t.positions, func(p uint8) bool { return !slices.Contains(done, p) })
+		if !narrow || !over && !away { // what is dead needs a row, too
+			return blocked, nil
+		}
+		// What was verified lacks nothing. Who is away stays on the list, if it was named, and the marks stay: else all who
+		// ever lacked something would seem to lack it, until the last one is back.
+		return blocked, h.clearRows(ctx, t, g, again, done)
 	case !over:
 		return verified, nil
 	}
@@ -203,6 +213,24 @@ func stateOf(v *metadata.View) metadata.Ballot {
 // clear takes the register off the lists of the drives that named it, but for what somebody asked for since they were
 // read. view nil: whatever the rows are, nothing is to be repaired any more.
 func (h *Healer) clear(ctx context.Context, t *task, g placement.Group, view *metadata.View, positions []uint8) error {
+	fails := []error{h.clearRows(ctx, t, g, view, positions)}
+	for _, num := range t.unsettled {
+		d, ok := h.drive(num)
+		if !ok {
+			continue
+		}
+		// Resync has settled the row, but only this the accepts before it whose data it still names.
+		u := metadata.UnsettledRow{Address: t.addr, Partition: g.Partition}
+		if view != nil && view.State != nil {
+			u.State = view.State.ID
+		}
+		fails = append(fails, d.ClearUnsettled(ctx, u))
+	}
+	return errors.Join(fails...)
+}
+
+// clearRows is clear for repair rows alone.
+func (h *Healer) clearRows(ctx context.Context, t *task, g placement.Group, view *metadata.View, positions []uint8) error {
 	var fails []error
 	for _, r := range t.repair {
 		num := r.num
@@ -218,18 +246,6 @@ func (h *Healer) clear(ctx context.Context, t *task, g placement.Group, view *me
 			r.State = metadata.Ballot{} // it is no member any more: its row says nothing
 		}
 		fails = append(fails, d.ClearRepair(ctx, r))
-	}
-	for _, num := range t.unsettled {
-		d, ok := h.drive(num)
-		if !ok {
-			continue
-		}
-		// Resync has settled the row, but only this the accepts before it whose data it still names.
-		u := metadata.UnsettledRow{Address: t.addr, Partition: g.Partition}
-		if view != nil && view.State != nil {
-			u.State = view.State.ID
-		}
-		fails = append(fails, d.ClearUnsettled(ctx, u))
 	}
 	return errors.Join(fails...)
 }
