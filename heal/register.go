@@ -120,8 +120,11 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		return blocked, err
 	case bad.away > 0 || len(here) < len(g.Drives):
 		away := slices.ContainsFunc(t.positions, func(p uint8) bool { return !slices.Contains(done, p) })
-		if !narrow || !over && !away { // what is dead needs a row, too
+		if !narrow {
 			return blocked, nil
+		}
+		if !over && !away && len(t.positions) > 0 { // what is dead needs a row, too: one position stays
+			done = slices.DeleteFunc(done, func(p uint8) bool { return p == t.positions[0] })
 		}
 		// What was verified lacks nothing. Who is away stays on the list, if it was named, and the marks stay: else all who
 		// ever lacked something would seem to lack it, until the last one is back.
