@@ -753,8 +753,10 @@ func (c *sites) suffer(l *load, what string, times int, done func(limit time.Dur
 // driveOfANodeReplaced has the disk of a node die, and an empty one in its place become a drive, while nodes are killed,
 // stopped and cut off, the node itself among them.
 func driveOfANodeReplaced(t *testing.T, c *sites) {
-	needLong(t, "it waits until what was missed is repaired, in minutes")
-	const times = 8
+	times := 2
+	if *long && !testing.Short() {
+		times = 8
+	}
 	// What was missed while nodes were away, before, is repaired first: with one drive more away it could perhaps be read only
 	// with that one, which is then not given up.
 	for _, n := range c.nodes() {
