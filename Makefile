@@ -64,7 +64,7 @@ sim: ## the simulations at length: SEEDS schedules of the register (default a mi
 fuzz: ## every fuzz target for TIME each (default 10s)
 	@for p in $(UNIT); do \
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
-	    echo "== $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(TIME) $$p; \
+	    echo "== $$p $$f"; .ci/fuzz $$p $$f $(TIME) || exit 1; \
 	  done; \
 	done
 
