@@ -29,7 +29,7 @@ type AcceptorConfig struct {
 type ClientConfig struct {
 	Replicas Replicas
 	Now      func() time.Time // default time.Now
-	Rand     func() uint64    // default math/rand/v2
+	Rand     func() uint64    // called by many goroutines; default math/rand/v2
 	Logger   *slog.Logger     // default: discards
 	// HedgeAfter is how long a read waits for the first R drives before it asks one more; 0 means 20 ms.
 	HedgeAfter time.Duration

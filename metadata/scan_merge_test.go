@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -114,6 +115,17 @@ func (s *sortedStore) fill(rng *rand.Rand, addrs []Address, live map[string]bool
 	}
 }
 
+// sharedRand returns random numbers for many goroutines.
+func sharedRand(seed uint64) func() uint64 {
+	var mu sync.Mutex // guards rng
+	rng := rand.New(rand.NewPCG(seed, 2))
+	return func() uint64 {
+		mu.Lock()
+		defer mu.Unlock()
+		return rng.Uint64()
+	}
+}
+
 // TestSharesOfAPageAddUpToTheNaiveList lists over many drives: keys that fall at random, all into one partition, or
 // half gone, in pages for which the drives' shares do and do not suffice, while drives fail between the rounds.
 func TestSharesOfAPageAddUpToTheNaiveList(t *testing.T) {
@@ -142,7 +154,7 @@ func TestSharesOfAPageAddUpToTheNaiveList(t *testing.T) {
 			addrs = append(addrs, addr(k))
 		}
 		s.fill(rng, addrs, live)
-		cl := NewClient(ClientConfig{Replicas: s, Rand: rng.Uint64})
+		cl := NewClient(ClientConfig{Replicas: s, Rand: sharedRand(seed)})
 		for range 6 {
 			o := ScanOptions{Kind: KindObject, Bucket: 7, Limit: 1 + rng.IntN(200)}
 			if rng.IntN(2) == 0 {
