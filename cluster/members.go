@@ -178,6 +178,11 @@ func (m *membership) nextVoter() (st step, start, target []uint16) {
 	case gone == "":
 		return step{}, nil, target
 	}
+	// Fewer are wanted now, and one is on a drive that is retired or away. Without another that serves, that one could be needed
+	// for a majority: it goes first.
+	if i := slices.IndexFunc(voters, func(id raft.ServerID) bool { return m.bad(driveOf(id)) }); i >= 0 && !m.bad(driveOf(gone)) {
+		gone = voters[i]
+	}
 	if num := driveOf(gone); m.stays(gone) && !m.bad(num) {
 		return step{demote, gone}, nil, target
 	}

@@ -913,6 +913,31 @@ func TestANodeThatWasRemovedIsRefused(t *testing.T) {
 	})
 }
 
+// A drive is drained of three, so that one voter is wanted and no longer three. Whichever it is, its voter goes before one
+// that serves: of two voters, one of them on a drive that is closed, there is no majority.
+func TestTheVoterOfADriveThatIsRetiredGoesBeforeOnesThatServe(t *testing.T) {
+	for retired := uint16(1); retired <= 3; retired++ {
+		s, _ := applyAll(emptyState(), &command{op: opInit, layout: testLayout(t, 1)}, &command{op: opBecomeCluster, node: testNode(1, "a")},
+			&command{op: opPutNode, node: testNode(2, "b")}, &command{op: opAddDrives, node: Node{ID: disk.ID{2}}, drives: []placement.Drive{newDrive(11)}},
+			&command{op: opPutNode, node: testNode(3, "c")}, &command{op: opAddDrives, node: Node{ID: disk.ID{3}}, drives: []placement.Drive{newDrive(12)}})
+		next := *s
+		next.retire(retired)
+		m := &membership{s: &next, heard: map[disk.ID]heard{}, silent: func(disk.ID) bool { return false }, bad: next.Retired}
+		for _, n := range next.Nodes() {
+			h := heard{drives: map[uint16]onDrive{}, current: true}
+			for _, d := range next.DrivesOf(n.ID) {
+				id := raft.ServerID(voterID(d.Num))
+				m.servers = append(m.servers, raft.Server{ID: id, Suffrage: raft.Voter})
+				h.drives[d.Num] = onDrive{id, true}
+			}
+			m.heard[n.ID] = h
+		}
+		if st, _ := m.next(); len(m.servers) != 3 || st.kind != remove || driveOf(st.id) != retired {
+			t.Errorf("drive %d of %d is retired, and the next step is: %v %s; want its voter to go", retired, len(m.servers), st.kind, st.id)
+		}
+	}
+}
+
 // From any beginning, what next asks for leads to voters on as many zones and nodes as there can be, and to one server on every node.
 func TestMembershipComesToRest(t *testing.T) {
 	seed := rand.Uint64()
