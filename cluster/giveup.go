@@ -42,9 +42,11 @@ type Losses struct {
 	Uncertain []uint32
 	// Unreadable ones have fewer shards left than reading needs: their data is lost, but for what lies in rows.
 	Unreadable []uint32
-	// Narrow ones have enough for data of their profile, and may have too few for what else lies there: data of an earlier
-	// profile that were not re-coded yet, or of the class REDUCED_REDUNDANCY.
-	Narrow []uint32
+	// Earlier ones have enough for data of their profile, and too few for such of an earlier profile, if they were not
+	// re-coded yet.
+	Earlier []uint32
+	// Reduced ones have too few for data of the class REDUCED_REDUNDANCY, of which a bucket has some, or may.
+	Reduced []uint32
 	// Begun ones are Uncertain, and another change of their members was begun: it could not end any more.
 	Begun []uint32
 }
@@ -63,6 +65,10 @@ func (s *State) LossesOf(drives []uint16) (x Losses) {
 	empty := func(num uint16) bool {
 		return slices.ContainsFunc(s.replacements, func(r Replacement) bool { return r.New == num })
 	}
+	reduced := slices.ContainsFunc(s.Buckets(), func(b Bucket) bool {
+		_, none := b.Config[placement.NoReduced]
+		return !none
+	})
 	for p := range l.Partitions() {
 		g := l.Group(p)
 		members := 0
@@ -88,14 +94,20 @@ func (s *State) LossesOf(drives []uint16) (x Losses) {
 				x.Begun = append(x.Begun, p)
 			}
 		}
-		switch own := l.ProfilesOf(p); {
-		case lacks(have, own.Standard):
+		own := l.ProfilesOf(p)
+		if lacks(have, own.Standard) {
 			x.Unreadable = append(x.Unreadable, p)
-		case slices.ContainsFunc(l.Profiles(), func(q placement.Profiles) bool {
-			w := q.Width() // what was written then lies within so many positions
-			return w <= len(have) && (lacks(have[:w], q.Standard) || lacks(have[:w], q.Reduced))
-		}):
-			x.Narrow = append(x.Narrow, p)
+			continue
+		}
+		// What was written with an earlier profile lies within as many positions as that has.
+		within := func(f func(q placement.Profiles, have []bool) bool) bool {
+			return slices.ContainsFunc(l.Profiles(), func(q placement.Profiles) bool { return q.Width() <= len(have) && f(q, have[:q.Width()]) })
+		}
+		if within(func(q placement.Profiles, have []bool) bool { return q != own && lacks(have, q.Standard) }) {
+			x.Earlier = append(x.Earlier, p)
+		}
+		if reduced && within(func(q placement.Profiles, have []bool) bool { return lacks(have, q.Reduced) }) {
+			x.Reduced = append(x.Reduced, p)
 		}
 	}
 	return x

@@ -105,19 +105,29 @@ func TestANewcomerThatIsMovingInIsNotGivenUp(t *testing.T) {
 
 func TestWhatGivingUpLosesIsToldByPartition(t *testing.T) {
 	m := newMoving(t, "losses", 4, 2, 2) // every partition has every drive; W is 3, Z is 3
+	none := map[string][]byte{placement.NoReduced: []byte("1")}
+	m.must(&command{op: opCreateBucket, bucket: Bucket{Name: "standard", Config: none}})
+	made, err := m.do(&command{op: opCreateBucket, bucket: Bucket{Name: "both", Config: none}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
-		drives                               []uint16
-		stuck, uncertain, unreadable, narrow int
+		drives                       []uint16
+		stuck, uncertain, unreadable int
 	}{
-		{nil, 0, 0, 0, 0},
-		{[]uint16{1}, 0, 0, 0, 0},
-		{[]uint16{1, 2}, 0, 8, 0, 8}, // REDUCED_REDUNDANCY has a shard less
-		{[]uint16{1, 2, 3}, 8, 0, 8, 0},
+		{nil, 0, 0, 0},
+		{[]uint16{1}, 0, 0, 0},
+		{[]uint16{1, 2}, 0, 8, 0},
+		{[]uint16{1, 2, 3}, 8, 0, 8},
 	} {
 		x := m.s.LossesOf(c.drives)
-		if len(x.Stuck) != c.stuck || len(x.Uncertain) != c.uncertain || len(x.Unreadable) != c.unreadable || len(x.Narrow) != c.narrow {
-			t.Errorf("without %v: %+v", c.drives, x)
+		if len(x.Stuck) != c.stuck || len(x.Uncertain) != c.uncertain || len(x.Unreadable) != c.unreadable || len(x.Earlier)+len(x.Reduced) != 0 {
+			t.Errorf("without %v, and without data of REDUCED_REDUNDANCY: %+v", c.drives, x)
 		}
+	}
+	m.must(&command{op: opSetConfig, id: made.(Bucket).ID, document: placement.NoReduced})
+	if x := m.s.LossesOf([]uint16{1, 2}); len(x.Reduced) != 8 || len(x.Unreadable)+len(x.Earlier) != 0 {
+		t.Errorf("with data of REDUCED_REDUNDANCY, which has a shard less: %+v", x)
 	}
 }
 
@@ -130,7 +140,8 @@ func TestADriveThatIsBeingFilledHasNoShards(t *testing.T) {
 	term := m.s.Replacements()[0].Term
 	m.must(&command{op: opPublishSwap, id: r.ID, term: term, partitions: m.s.Layout().PartitionsOf(1)})
 	m.must(&command{op: opFinishMembership, id: r.ID, term: term})
-	if x := m.s.LossesOf([]uint16{2}); len(x.Unreadable) != 0 || len(x.Narrow) != 8 {
+	m.must(&command{op: opCreateBucket, bucket: Bucket{Name: "of before"}})
+	if x := m.s.LossesOf([]uint16{2}); len(x.Unreadable) != 0 || len(x.Reduced) != 8 {
 		t.Errorf("without one more: %+v", x)
 	}
 	if x := m.s.LossesOf([]uint16{2, 3}); len(x.Unreadable) != 8 {
@@ -165,10 +176,10 @@ func TestGivingUpCountsDataOfAnEarlierProfile(t *testing.T) {
 		}
 	}
 	m.s.layout = l
-	if x := m.s.LossesOf([]uint16{first}); len(x.Narrow) != int(l.Partitions()) {
+	if x := m.s.LossesOf([]uint16{first}); len(x.Earlier) != int(l.Partitions()) {
 		t.Errorf("without the drive of before: %+v", x)
 	}
-	if x := m.s.LossesOf([]uint16{first + 1}); len(x.Narrow) != 0 || len(x.Unreadable) != 0 {
+	if x := m.s.LossesOf([]uint16{first + 1}); len(x.Earlier) != 0 || len(x.Unreadable) != 0 {
 		t.Errorf("without one that came: %+v", x)
 	}
 }

@@ -233,6 +233,26 @@ func (h *Healer) oldProfiles(l *placement.Layout, local []uint16) bool {
 	return len(l.Profiles()) > 1 && slices.ContainsFunc(local, func(num uint16) bool { return h.recoding.clean[num] != profilesOf(l) })
 }
 
+// Recoded reports whether walks of all drives of the layout, but for those that are gone, have met nothing that is to be
+// re-coded. It is false where one of them does not answer.
+func (h *Healer) Recoded(ctx context.Context, gone func(num uint16) bool) bool {
+	l := h.c.Layout()
+	if len(l.Profiles()) == 1 {
+		return true
+	}
+	for _, d := range l.Drives() {
+		if gone(d.Num) || len(l.PartitionsOf(d.Num)) == 0 {
+			continue
+		}
+		var s recodeState
+		at, ok := h.drive(d.Num)
+		if !ok || h.load(ctx, at, jobRecode, &s) != nil || s.Clean != profilesOf(l) {
+			return false
+		}
+	}
+	return true
+}
+
 // worthIt reports whether another walk may find something to do: not as long as all that the last one met is others', and
 // they are not through.
 func (h *Healer) worthIt(ctx context.Context, num uint16, s *recodeState, now time.Time) bool {

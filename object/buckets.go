@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,7 +22,11 @@ func (s *Store) CreateBucket(ctx context.Context, name string, o CreateBucketOpt
 	if !ValidBucketName(name) {
 		return Bucket{}, fail(op, &Failure{Reason: ErrInvalidBucketName, Bucket: name})
 	}
-	want := Bucket{Name: name, Owner: o.Owner, Region: o.Region, ObjectLock: o.ObjectLock, Config: o.Config, Created: s.now()}
+	want := Bucket{Name: name, Owner: o.Owner, Region: o.Region, ObjectLock: o.ObjectLock, Config: maps.Clone(o.Config), Created: s.now()}
+	if want.Config == nil {
+		want.Config = make(map[string][]byte)
+	}
+	want.Config[placement.NoReduced] = []byte("1")
 	if o.ObjectLock {
 		want.Versioning = Enabled
 	}
@@ -38,6 +43,15 @@ func (s *Store) CreateBucket(ctx context.Context, name string, o CreateBucketOpt
 		return Bucket{}, fail(op, &Failure{Reason: ErrBucketExists, Bucket: name})
 	}
 	return b, errs.Wrap("object."+op, err)
+}
+
+// reduces has the control plane know that bodies of the class REDUCED_REDUNDANCY may lie in the bucket, from the first on.
+// What may be lost with a drive is judged by it.
+func (s *Store) reduces(ctx context.Context, b *Bucket) error {
+	if _, none := b.Config[placement.NoReduced]; !none {
+		return nil
+	}
+	return s.control.SetBucketConfig(ctx, b.ID, placement.NoReduced, nil)
 }
 
 // HeadBucket returns a bucket.

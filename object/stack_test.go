@@ -124,7 +124,9 @@ func (c *testControl) SetBucketConfig(_ context.Context, id uint64, doc string, 
 		if m == nil {
 			m = map[string][]byte{}
 		}
-		m[doc] = value
+		if m[doc] = value; value == nil {
+			delete(m, doc)
+		}
 		b.Config = m
 		return nil
 	})

@@ -83,6 +83,11 @@ func (s *Store) write(ctx context.Context, op string, p *place, addr metadata.Ad
 	if err := s.available(op, p.group); err != nil {
 		return nil, err
 	}
+	if class == ClassReduced {
+		if err := s.reduces(ctx, &p.bucket); err != nil {
+			return nil, errs.Wrap("object."+op, err)
+		}
+	}
 	w := &written{s: s, addr: addr, data: metadata.Data{ID: erasure.NewDataID(), Size: h.size}}
 	if h.size > int64(s.c.InlineLimit) {
 		w.data.ChunkSize = s.c.ChunkSize

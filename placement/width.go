@@ -19,6 +19,11 @@ const (
 	ClassReduced  = "REDUCED_REDUNDANCY"
 )
 
+// NoReduced is the document of a bucket (cluster.Bucket.Config) into which no body of the class REDUCED_REDUNDANCY was
+// ever begun to be written. It is there from the creation on, is removed before the first such body, and never returns;
+// older buckets lack it.
+const NoReduced = "no-reduced-redundancy"
+
 // Profiles are what new bodies are coded with in partitions of one width: as wide as the partition for the
 // class STANDARD, and any that fits for REDUCED_REDUNDANCY.
 type Profiles struct{ Standard, Reduced erasure.Profile }

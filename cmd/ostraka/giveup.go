@@ -78,9 +78,12 @@ func (p planner) JudgeGiveUp(ctx context.Context, q console.GiveUpRequest) (*con
 	if n := len(x.Unreadable); n > 0 {
 		a.Losses = append(a.Losses, fmt.Sprintf("in %d of %d partitions fewer shards are left than reading needs: what objects have there is lost", n, st.Layout().Partitions()))
 	}
-	if n := len(x.Narrow); n > 0 {
+	if n := len(x.Earlier); n > 0 && !p.recoded(ctx, a.Drives) {
 		a.Losses = append(a.Losses, fmt.Sprintf("in %d of %d partitions objects may be lost that have an earlier profile still, because they were not re-coded yet "+
-			"(`ostraka admin heal status`), or the class REDUCED_REDUNDANCY", n, st.Layout().Partitions()))
+			"(`ostraka admin heal status`)", n, st.Layout().Partitions()))
+	}
+	if n := len(x.Reduced); n > 0 {
+		a.Losses = append(a.Losses, fmt.Sprintf("in %d of %d partitions objects of the class REDUCED_REDUNDANCY are lost, if there are any", n, st.Layout().Partitions()))
 	}
 	if n := len(x.Uncertain); n > 0 {
 		a.Losses = append(a.Losses, fmt.Sprintf("in %d of %d partitions just enough members are left if the drives are really dead: one that still answers somewhere, cut off from the rest, "+
@@ -197,4 +200,10 @@ func printGiveUp(w io.Writer, a *console.GiveUpAnswer) error {
 		fmt.Fprintf(t, "for now\t%s\n", a.Problem)
 	}
 	return t.Flush()
+}
+
+// recoded reports whether all data are known to have the present profile, by the drives that are left.
+func (p planner) recoded(ctx context.Context, gone []uint16) bool {
+	h := p.s.healer.Load()
+	return h != nil && h.Recoded(ctx, func(num uint16) bool { return slices.Contains(gone, num) })
 }
