@@ -100,9 +100,10 @@ faults: build ## every fault against the real process at full length; needs root
 	go test -count=1 -timeout 12h -v -run '$(FAULTS)' ./integration -args -ostraka $(CURDIR)/bin/ostraka -long -require-faults
 
 .PHONY: cluster-faults
-cluster-faults: build ## kill, stop and cut off nodes in network namespaces of their own, at full length; needs root and ip
+cluster-faults: build ## kill, stop and cut off nodes in network namespaces of their own, at full length, and follow docs/cluster.md; needs root and ip
+	@.ci/tool aws awscli 'the pages that are followed as written'
 	@.ci/tool ss iproute2 'the nodes in network namespaces'
-	go test -count=1 -timeout 12h -v -run '^TestFaultCluster' ./integration -args -ostraka $(CURDIR)/bin/ostraka -long -require-faults
+	go test -count=1 -timeout 12h -v -run '^TestFaultCluster|AsWritten$$' ./integration -args -ostraka $(CURDIR)/bin/ostraka -long -require-faults
 
 .PHONY: powercut
 powercut: build ## cut the power CUTS times (default 300) under load, of this server or POWERCUT='-server …'; needs root

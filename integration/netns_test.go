@@ -41,7 +41,8 @@ func inOwnNetwork(t *testing.T) bool {
 		lacking(t, "nodes in network namespaces, because there is no ip command (package iproute2)")
 	}
 	args := []string{"-test.run=^" + t.Name() + "$" + subtestsOf(flag.Lookup("test.run").Value.String()), "-test.v", "-test.count=1", "-test.timeout=3h",
-		"-ostraka=" + *exe, fmt.Sprintf("-seed=%d", *seedFlag), fmt.Sprintf("-long=%v", *long), fmt.Sprintf("-require-faults=%v", *requireFaults)}
+		"-ostraka=" + *exe, fmt.Sprintf("-seed=%d", *seedFlag), fmt.Sprintf("-long=%v", *long), fmt.Sprintf("-require-faults=%v", *requireFaults),
+		fmt.Sprintf("-require-aws=%v", *requireAWS)}
 	if testing.Short() {
 		args = append(args, "-test.short")
 	}
