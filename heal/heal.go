@@ -154,6 +154,7 @@ type Healer struct {
 	back   chan struct{} // asks to compare drives that came back
 	recode chan struct{} // asks for a look at what is to be re-coded
 	asked  atomic.Uint64 // calls of Nudge
+	soon   atomic.Bool   // partitions that stand still for long are to be tried again
 	shards atomic.Int64
 	bytes  atomic.Int64
 	calls  sync.WaitGroup // to drives; Wait waits for them
@@ -338,6 +339,7 @@ func (h *Healer) Trigger() {
 	clear(h.retry)
 	h.recodeSoon()
 	h.mu.Unlock()
+	h.soon.Store(true)
 	h.kick(h.wake)
 	h.kick(h.jobs)
 }

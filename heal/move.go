@@ -82,11 +82,10 @@ type MoveControl interface {
 // the next.
 type mover struct {
 	plan   MovePlan
-	term   uint64 // 0: not the mover yet
-	again  bool   // what is begun, or could not be, wants a higher term
-	wedged bool   // a batch ended in the middle, and fails tries since did so
-	fails  int
-	tried  time.Time       // when members were changed last
+	term   uint64          // 0: not the mover yet
+	again  bool            // what is begun, or could not be, wants a higher term
+	fails  int             // tries in a row to change members that ended where partitions stand still
+	tried  time.Time       // when it last tried to change members, of those that stand still as well
 	size   int             // of the next batch
 	whole  int             // of one of which all rows are copied while partitions stand still
 	kept   map[uint16]bool // newcomers on which the state was stored
@@ -131,8 +130,13 @@ const (
 	wholeRows  = 1024
 	shortPause = time.Second
 	longPause  = 3 * time.Second
-	// begunEvery is how often a walk is left for partitions that stand still.
+	// begunEvery is how often a walk is left for partitions that stand still. After soonTries they are tried less and less
+	// often: each time half as often as before, at the least every 4 minutes (maxRests doublings).
 	begunEvery = 30 * time.Second
+	maxRests   = 3
+	// firstPatience is how long partitions stand still for a drive that they need and that is slow. Each try in a row has
+	// twice the patience of the one before, up to CallTimeout.
+	firstPatience = 2 * time.Second
 	// keepers bounds the newcomers on which the state of the moves lies, besides the local drives.
 	keepers = 3
 )
@@ -177,7 +181,10 @@ func (h *Healer) moveAll(ctx context.Context, begunOnly bool) error {
 		h.mu.Unlock()
 	}
 	m.plan = plan
-	if begunOnly && !m.stands() {
+	if h.soon.Swap(false) {
+		m.tried = time.Time{} // a drive may be back
+	}
+	if begunOnly && (!m.stands() || m.rests(h.c.Now())) {
 		return nil
 	}
 	h.newPass()
@@ -213,11 +220,9 @@ func (h *Healer) moveOn(ctx context.Context, m *mover, begunOnly bool) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if waits != nil && m.wedged {
-		if m.fails++; m.fails <= soonTries {
-			h.kick(h.jobs) // partitions stand still
-			return errs.Wrap(op, waits)
-		}
+	if m.fails > 0 && m.fails <= soonTries {
+		h.kick(h.jobs) // partitions stand still
+		return errs.Wrap(op, waits)
 	}
 	if begunOnly || errs.Is(waits, errs.Stale) {
 		return errs.Wrap(op, waits)
@@ -399,7 +404,16 @@ func (h *Healer) saveMover(ctx context.Context, m *mover) error {
 func (h *Healer) moveMembers(ctx context.Context, m *mover, begunOnly bool) error {
 	const op = "heal.moveMembers"
 	stay := make(map[placement.Move]bool) // could not change
-	m.tried = h.c.Now()
+	stand := 0                            // partitions of them that stand still
+	rests := m.rests(h.c.Now())
+	for _, x := range m.plan.Moves {
+		if rests && x.State == MoveBegun {
+			stay[x.Move] = true
+		}
+	}
+	if !rests {
+		m.tried = h.c.Now()
+	}
 	m.whole = h.wholeBatch(ctx)
 	for ctx.Err() == nil {
 		l := h.c.Layout()
@@ -413,20 +427,18 @@ func (h *Healer) moveMembers(ctx context.Context, m *mover, begunOnly bool) erro
 				return err
 			}
 		}
-		skipped, err := h.moveSwap(ctx, m, l, batch)
+		report, err := h.moveSwap(ctx, m, l, batch)
 		if err != nil {
-			m.again = true // what is half done goes on under a higher term
 			m.size = min(m.size, firstBatch)
-			if !m.wedged {
-				m.wedged, m.fails = true, 0
-			}
+			m.halted()
 			return err
 		}
 		for _, x := range batch {
-			if slices.Contains(skipped, x.Partition) {
+			if slices.Contains(report.Skipped, x.Partition) {
 				stay[x] = true
 			}
 		}
+		stand += len(report.Wedged)
 		plan, ok := h.c.Moves.Plan()
 		if !ok || plan.ID != m.plan.ID {
 			return errs.E(op, errs.Stale, "the plan is over")
@@ -434,12 +446,39 @@ func (h *Healer) moveMembers(ctx context.Context, m *mover, begunOnly bool) erro
 		m.plan = plan
 		h.showMover(m, func(*Job) {})
 	}
-	m.wedged = false
+	switch {
+	case stand > 0:
+		m.halted()
+		return errs.E(op, errs.Unavailable, fmt.Sprintf("%d partitions stand still: too few of their drives answer in time", stand))
+	case !rests:
+		m.fails = 0
+	}
 	if len(stay) > 0 {
 		m.again = true
 		return errs.E(op, errs.Unavailable, fmt.Sprintf("%d positions could not change their drive yet: too few of the drives of their partitions answer", len(stay)))
 	}
 	return ctx.Err()
+}
+
+// halted takes note that partitions stand still: what is half done goes on under a higher term.
+func (m *mover) halted() {
+	m.again = true
+	m.fails++
+}
+
+// rests reports whether partitions that stand still are left alone for now: they have been tried often, and lately.
+func (m *mover) rests(now time.Time) bool {
+	return m.fails > soonTries && !passed(now, m.tried, m.rest())
+}
+
+// rest is how long it may be until partitions that stand still are tried again.
+func (m *mover) rest() time.Duration {
+	return begunEvery << min(max(m.fails-soonTries-1, 0), maxRests)
+}
+
+// patience is that of the next change of members, after so many in a row that ended where partitions stand still.
+func (h *Healer) patience(fails int) time.Duration {
+	return min(firstPatience<<min(fails, 16), h.c.CallTimeout)
 }
 
 // nextMoves returns moves that can be made together: of one pair of drives, each of another partition; or such as make
@@ -557,9 +596,10 @@ func (h *Healer) wholeBatch(ctx context.Context) int {
 	return max(least, 1)
 }
 
-// moveSwap makes the newcomer of moves a member. It returns the partitions that had too few drives.
-func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, batch []placement.Move) (skipped []uint32, err error) {
+// moveSwap makes the newcomer of moves a member. That partitions had too few drives is no error.
+func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, batch []placement.Move) (report metadata.SwapReport, err error) {
 	s, spreads := m.changeOf(l, batch)
+	s.Patience = h.patience(m.fails)
 	h.letDeletionsThrough(ctx)
 	if h.c.Fences != nil {
 		s.Fences = h.c.Fences()
@@ -574,7 +614,7 @@ func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, ba
 		}
 		return h.c.Moves.PublishMoves(ctx, m.plan.ID, m.term, list, fs, s.Fences)
 	}
-	report, err := h.c.Mover.Swap(ctx, s)
+	report, err = h.c.Mover.Swap(ctx, s)
 	if len(report.Swapped) > 0 {
 		m.state.Swaps++
 		m.state.Pause += report.Pause
@@ -595,11 +635,11 @@ func (h *Healer) moveSwap(ctx context.Context, m *mover, l *placement.Layout, ba
 	}
 	switch {
 	case len(report.Skipped) == len(s.Groups) && ctx.Err() == nil:
-		return report.Skipped, nil
+		return report, nil
 	case err == nil && h.c.Layout().Number() <= l.Number():
 		err = errs.E("heal.moveSwap", errs.Unavailable, "the new layout is not known here yet")
 	}
-	return report.Skipped, err
+	return report, err
 }
 
 // moveShards brings the published positions their shards, and ends their moves.
@@ -644,7 +684,7 @@ func (h *Healer) moveShards(ctx context.Context, m *mover) error {
 			h.kick(h.jobs) // a newcomer in a lost drive's place is to move in first
 			return errs.E(op, errs.Busy, "a drive is being replaced")
 		}
-		if m.stands() && passed(h.c.Now(), m.tried, begunEvery) {
+		if m.stands() && passed(h.c.Now(), m.tried, m.rest()) {
 			h.kick(h.jobs)
 			return errs.E(op, errs.Busy, "partitions stand still: their members change first")
 		}
@@ -689,7 +729,7 @@ func (h *Healer) partitionsStand() bool {
 		return false
 	}
 	m := h.moving.mover
-	return m == nil || m.plan.ID != plan.ID || passed(h.c.Now(), m.tried, begunEvery)
+	return m == nil || m.plan.ID != plan.ID || passed(h.c.Now(), m.tried, m.rest())
 }
 
 // allLayouts is a number that no layout has.

@@ -331,3 +331,115 @@ func TestBatchesFitThePause(t *testing.T) {
 		t.Errorf("the batches had %v partitions", swap.sizes)
 	}
 }
+
+// halting says of every change of members that the partitions are wedged, and that too few drives answered.
+type halting struct {
+	Mover
+	halts    bool
+	patience []time.Duration // that it was given
+}
+
+func (m *halting) Swap(ctx context.Context, s metadata.Swap) (metadata.SwapReport, error) {
+	if !m.halts {
+		return m.Mover.Swap(ctx, s)
+	}
+	m.patience = append(m.patience, s.Patience)
+	var r metadata.SwapReport
+	for _, g := range s.Groups {
+		r.Skipped, r.Wedged = append(r.Skipped, g.Partition), append(r.Wedged, g.Partition)
+	}
+	return r, errs.E("test", errs.Unavailable, "too few drives answered")
+}
+
+// kicked reports whether the jobs were asked for since it was last called.
+func (w *world) kicked() bool {
+	select {
+	case <-w.healer.jobs:
+		return true
+	default:
+		return false
+	}
+}
+
+// growing fails unless the patience of successive tries doubled up to the bound of a call.
+func (m *halting) growing(t *testing.T, h *Healer) {
+	t.Helper()
+	want := []time.Duration{2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, h.c.CallTimeout}
+	if got := slices.Compact(slices.Clone(m.patience)); !slices.Equal(got, want) {
+		t.Errorf("the tries had a patience of %v, want %v", got, want)
+	}
+}
+
+// A change of members that ends with nothing but partitions that stand still is tried again at once and with more
+// patience, often; then less and less often, but when a drive may be back.
+func TestPartitionsThatWereSkippedWhileTheyStandStillAreTriedAgain(t *testing.T) {
+	w := newWorldOf(t, object.Unversioned, 5)
+	want := w.fill(12)
+	w.heal()
+	p := w.planned()
+	p.open(w.drain(1))
+	swap := &halting{Mover: w.healer.c.Mover, halts: true}
+	w.healer.c.Mover = swap
+	tries := func() int {
+		t.Helper()
+		was := len(swap.patience)
+		if err := w.healer.work(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return len(swap.patience) - was
+	}
+	w.kicked()
+	for i := range soonTries / 2 { // each time the jobs try twice
+		if n := tries(); n == 0 || !w.kicked() {
+			t.Fatalf("after %d tries, the last of %d batches, it does not go on at once", i, n)
+		}
+	}
+	tries() // the last of them, and one more
+	w.kicked()
+	swap.growing(t, w.healer)
+	if tries() > 0 || w.kicked() {
+		t.Error("it goes on at once for ever")
+	}
+	for i := range 5 {
+		rest := begunEvery << min(i, maxRests)
+		w.clock.pass(rest - time.Second)
+		if n := tries(); n > 0 {
+			t.Errorf("rest %d ended before %v", i, rest)
+		}
+		w.clock.pass(time.Second)
+		if n := tries(); n == 0 {
+			t.Errorf("rest %d is longer than %v", i, rest)
+		}
+	}
+	w.healer.Trigger()
+	if n := tries(); n == 0 {
+		t.Error("a drive may be back, and it rests")
+	}
+	swap.halts = false
+	w.moved(p)
+	w.same(want)
+}
+
+// The same of a drive that takes the place of one that was lost.
+func TestANewcomerWhosePartitionsStandStillTriesAgain(t *testing.T) {
+	w := newWorldOf(t, object.Unversioned, 5)
+	want := w.fill(12)
+	w.heal()
+	w.replace(1, 7)
+	swap := &halting{Mover: w.healer.c.Mover, halts: true}
+	w.healer.c.Mover = swap
+	w.kicked()
+	for i := range 6 {
+		if err := w.healer.work(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !w.kicked() {
+			t.Errorf("after try %d it does not go on at once", i)
+		}
+	}
+	swap.growing(t, w.healer)
+	swap.halts = false
+	w.rebuilt()
+	w.heal()
+	w.same(want)
+}

@@ -2,6 +2,7 @@ package heal
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -273,28 +274,29 @@ func (h *Healer) incomplete(ctx context.Context, d node.Drive) (bool, error) {
 func (h *Healer) moveIn(ctx context.Context, b *rebuild) error {
 	const op = "heal.moveIn"
 	stay := make(map[uint32]bool) // could not change
+	stand := 0                    // of them, those that stand still
 	for {
 		l := h.c.Layout()
 		todo := slices.DeleteFunc(l.PartitionsOf(b.r.Old), func(p uint32) bool { return stay[p] })
 		if len(todo) == 0 {
 			break
 		}
-		skipped, err := h.swap(ctx, b, l, todo[:min(len(todo), h.limits.swapBatch)])
+		report, err := h.swap(ctx, b, l, todo[:min(len(todo), h.limits.swapBatch)])
 		if err != nil {
-			b.term = 0 // what is half done goes on under a higher term
-			h.mu.Lock()
-			if !b.wedged {
-				b.wedged, b.fails = true, 0
-			}
-			h.mu.Unlock()
+			h.halted(b)
 			return err
 		}
-		for _, p := range skipped {
+		for _, p := range report.Skipped {
 			stay[p] = true
 		}
+		stand += len(report.Wedged)
+	}
+	if stand > 0 {
+		h.halted(b)
+		return errs.E(op, errs.Unavailable, fmt.Sprintf("%d partitions stand still: too few of their drives answer in time", stand))
 	}
 	h.mu.Lock()
-	b.wedged = false
+	b.wedged, b.fails = false, 0
 	h.mu.Unlock()
 	if len(stay) > 0 {
 		b.term = 0
@@ -309,8 +311,18 @@ func (h *Healer) moveIn(ctx context.Context, b *rebuild) error {
 	return nil
 }
 
-// swap makes the newcomer a member of some partitions. It returns those that had too few drives.
-func (h *Healer) swap(ctx context.Context, b *rebuild, l *placement.Layout, partitions []uint32) (skipped []uint32, err error) {
+// halted takes note that partitions stand still for a newcomer: what is half done goes on under a higher term.
+func (h *Healer) halted(b *rebuild) {
+	b.term = 0
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !b.wedged {
+		b.wedged, b.fails = true, 0
+	}
+}
+
+// swap makes the newcomer a member of some partitions. That some had too few drives is no error.
+func (h *Healer) swap(ctx context.Context, b *rebuild, l *placement.Layout, partitions []uint32) (report metadata.SwapReport, err error) {
 	m := metadata.Swap{Transition: b.r.ID, Term: b.term, Old: b.r.Old, New: b.r.New, OldGone: true, Layout: l,
 		Publish: func(ctx context.Context, partitions []uint32) error {
 			return h.c.Control.PublishSwap(ctx, b.r.ID, b.term, partitions)
@@ -318,16 +330,23 @@ func (h *Healer) swap(ctx context.Context, b *rebuild, l *placement.Layout, part
 	for _, p := range partitions {
 		m.Groups = append(m.Groups, l.Group(p))
 	}
+	h.mu.Lock()
+	fails := 0
+	if b.wedged {
+		fails = b.fails
+	}
+	h.mu.Unlock()
+	m.Patience = h.patience(fails)
 	h.letDeletionsThrough(ctx)
 	if h.c.Fences != nil {
 		m.Fences = h.c.Fences()
 	}
-	report, err := h.c.Mover.Swap(ctx, m)
+	report, err = h.c.Mover.Swap(ctx, m)
 	switch {
 	case len(report.Skipped) == len(partitions) && ctx.Err() == nil:
-		return report.Skipped, nil
+		return report, nil
 	case err == nil && h.c.Layout().Number() <= l.Number():
 		err = errs.E("heal.swap", errs.Unavailable, "the new layout is not known here yet")
 	}
-	return report.Skipped, err
+	return report, err
 }

@@ -159,6 +159,10 @@ type Swap struct {
 	// Fences are the epochs of buckets as far as the control plane knows them (bucket, epoch), beyond
 	// those that the drives tell.
 	Fences []Fence
+	// Patience is how long, at a time, partitions stand still for a drive that they need and that does not answer, once others
+	// have. 0 means 2 s; it is at least that, and at most the CallTimeout of the client. Whoever tries again because one was
+	// given up should have more of it: where it takes longer than that, every term would end at the same place.
+	Patience time.Duration
 	// Publish makes the new epochs (each one higher) known for partitions. It is called once, when enough
 	// drives are ready; partitions that could not be prepared are not among them. It must fail if a
 	// higher term of the transition exists.
@@ -173,7 +177,9 @@ type SwapReport struct {
 	// Skipped lists those that had too few drives, in which nothing was changed, or which are wedged and
 	// want another call, under a higher term.
 	Skipped []uint32
-	Rows    int // rows that were transferred
+	// Wedged are those of them that stand still, in this term or since an earlier one.
+	Wedged []uint32
+	Rows   int // rows that were transferred
 	// Pause is the time from the first wedge until Publish returned.
 	Pause time.Duration
 }

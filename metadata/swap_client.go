@@ -18,7 +18,7 @@ const (
 	maxWedges   = 8       // times that a floor is raised
 	maxRemember = 100_000 // registers that one Swap remembers to have carried
 	// How long partitions stand still for a drive that does not answer, once the others have: one that they can do
-	// without, and any other, of which the next term asks again.
+	// without, and at least any other, of which the next term asks again (Swap.Patience).
 	straggle, patience = time.Second, 2 * time.Second
 	noDrive            = ^uint16(0) // of a seat that nobody is asked at
 )
@@ -42,19 +42,19 @@ func (c *Client) Swap(ctx context.Context, sw Swap) (SwapReport, error) {
 
 // swapping is one run of Swap.
 type swapping struct {
-	c        *Client
-	sw       *Swap
-	parts    []*swapPart
-	drives   []*swapDrive
-	number   map[uint32]*swapPart // by partition, of those that go on
-	floor    Ballot
-	fences   map[uint64]uint64
-	carried  map[string]bool
-	report   SwapReport
-	skipping []uint32
-	stands   atomic.Bool   // partitions stand still
-	wedged   bool          // all who will be
-	slowest  time.Duration // answer so far
+	c       *Client
+	sw      *Swap
+	parts   []*swapPart
+	drives  []*swapDrive
+	number  map[uint32]*swapPart // by partition, of those that go on
+	floor   Ballot
+	fences  map[uint64]uint64
+	carried map[string]bool
+	report  SwapReport
+	wedging bool          // members may be wedged by this term
+	stands  atomic.Bool   // partitions stand still
+	wedged  bool          // all who will be
+	slowest time.Duration // answer so far
 }
 
 // swapPart is one partition.
@@ -158,25 +158,23 @@ func (s *swapping) run(ctx context.Context) (SwapReport, error) {
 	if err := s.ask(ctx); err != nil {
 		return s.report, errs.Wrap(op, err)
 	}
-	if len(s.parts) == 0 && len(s.skipping) == 0 {
+	if len(s.parts) == 0 && len(s.report.Skipped) == 0 {
 		return s.report, nil // nothing was asked for
 	}
 	if len(s.parts) == 0 {
-		s.report.Skipped = s.skipping
 		return s.report, errs.E(op, errs.Unavailable, "too few drives answered to change a membership")
 	}
 	if err := s.clean(ctx); err != nil {
 		return s.report, errs.Wrap(op, err)
 	}
 	if len(s.parts) == 0 {
-		s.report.Skipped = s.skipping
 		return s.report, errs.E(op, errs.Unavailable, "the new member could not be made empty")
 	}
 	begun := s.c.Now()
+	s.wedging = true
 	s.stands.Store(true)
 	err := s.move(ctx)
 	s.report.Pause = s.c.Now().Sub(begun)
-	s.report.Skipped = s.skipping
 	if err == nil && len(s.report.Swapped) == 0 {
 		err = errs.E(op, errs.Unavailable, "too few drives answered to change a membership")
 	}
@@ -215,7 +213,10 @@ func (s *swapping) keep(f func(*swapper) bool) (list []uint32) {
 	s.number = map[uint32]*swapPart{}
 	for _, p := range s.parts {
 		if !f(p.swapper) {
-			s.skipping = append(s.skipping, p.g.Partition)
+			s.report.Skipped = append(s.report.Skipped, p.g.Partition)
+			if s.wedging || p.begun {
+				s.report.Wedged = append(s.report.Wedged, p.g.Partition)
+			}
 			continue
 		}
 		parts = append(parts, p)
@@ -265,7 +266,7 @@ func (s *swapping) eachWithin(ctx context.Context, limit time.Duration, f func(c
 			case s.spares(waiting):
 				timer.Reset(min(limit, s.atLeast(straggle)))
 			case 2*len(waiting) <= len(s.drives):
-				timer.Reset(min(limit, s.atLeast(patience)))
+				timer.Reset(min(limit, s.patience()))
 			}
 		case <-timer.C:
 			for _, cancel := range waiting {
@@ -283,6 +284,11 @@ func (s *swapping) eachWithin(ctx context.Context, limit time.Duration, f func(c
 
 // atLeast is how long a drive is waited for, where the machines are slow: longer than others have needed.
 func (s *swapping) atLeast(limit time.Duration) time.Duration { return max(limit, 3*s.slowest) }
+
+// patience is how long a drive that partitions need is waited for while they stand still.
+func (s *swapping) patience() time.Duration {
+	return s.atLeast(min(max(patience, s.sw.Patience), s.c.CallTimeout))
+}
 
 // spares reports whether all partitions go on without the drives of waiting, and those that failed.
 func (s *swapping) spares(waiting map[*swapDrive]context.CancelFunc) bool {
@@ -424,7 +430,7 @@ func (s *swapping) carryMarked(ctx context.Context) error {
 // pass carries the registers that one drive names in answer to m.
 func (s *swapping) pass(ctx context.Context, d *swapDrive, m *RowsRequest) error {
 	for d.err == nil && len(d.sits) > 0 && len(m.Slices) > 0 {
-		call, cancel := context.WithTimeout(ctx, min(s.c.CallTimeout, s.atLeast(patience)))
+		call, cancel := context.WithTimeout(ctx, min(s.c.CallTimeout, s.patience()))
 		r, err := d.m.Rows(call, m)
 		cancel()
 		if ctx.Err() != nil {

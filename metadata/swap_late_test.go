@@ -8,12 +8,15 @@ import (
 	"time"
 
 	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/errs"
 )
 
-// stuckWorld has one drive of which the messages of changes of membership stop being answered after so many.
+// stuckWorld has one drive of which the messages of changes of membership stop being answered after so many, or are
+// answered late.
 type stuckWorld struct {
 	*swapWorld
-	num uint16 // the one
+	num   uint16        // the one
+	delay time.Duration // of each answer from then on; 0: none comes
 
 	mu   sync.Mutex // guards left
 	left int
@@ -32,14 +35,22 @@ func (o *stuckWorld) Replica(num uint16) (Replica, bool) {
 	return r, ok
 }
 
-// answers waits until ctx ends once the drive is stuck.
+// answers waits until ctx ends once the drive is stuck, or for as long as it is late.
 func (d stuckDrive) answers(ctx context.Context) error {
 	d.o.mu.Lock()
 	d.o.left--
 	stuck := d.o.left < 0
 	d.o.mu.Unlock()
-	if stuck {
-		<-ctx.Done()
+	if !stuck {
+		return ctx.Err()
+	}
+	var late <-chan time.Time
+	if d.o.delay > 0 {
+		late = time.After(d.o.delay)
+	}
+	select {
+	case <-late:
+	case <-ctx.Done():
 	}
 	return ctx.Err()
 }
@@ -145,4 +156,36 @@ func TestPartitionsDoNotStandStillForADriveThatIsStuck(t *testing.T) {
 			t.Logf("stuck at %d messages; the longest pause was %v", runs-1, longest)
 		})
 	}
+}
+
+// The only drive of a store that becomes wider is slow once it is wedged. With the same patience every term gives it up
+// where the one before did, and its partitions stand still for good.
+func TestADriveThatIsNeededIsWaitedForWithMorePatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWidenWorld(t, erasure.Profile{Data: 1}, erasure.Profile{Data: 2, Parity: 2}, 2)
+		want := w.fill(8)
+		o := &stuckWorld{swapWorld: w, num: 1, left: 2, delay: 3 * patience / 2} // it was asked, and wedged
+		cl := NewClient(ClientConfig{Replicas: o})
+		for term := range 3 {
+			begun := time.Now()
+			report, err := cl.Swap(t.Context(), w.widen())
+			if !errs.Is(err, errs.Unavailable) || len(report.Skipped) != 4 || len(report.Wedged) != 4 || !w.stands() {
+				t.Fatalf("term %d: %v, %+v; want 4 partitions that stand still", term, err, report)
+			}
+			if d := time.Since(begun); d > 2*patience {
+				t.Errorf("term %d: partitions stood still for %v, for a drive that was given up", term, d)
+			}
+		}
+		sw := w.widen()
+		sw.Patience = 2 * patience
+		report, err := cl.Swap(t.Context(), sw)
+		if err != nil || len(report.Swapped) != 4 || len(report.Wedged) != 0 {
+			t.Fatalf("with more patience: %v, %+v", err, report)
+		}
+		must(t, cl.Close(t.Context()))
+		w.check(want)
+		w.rewrite(want)
+		w.check(want)
+		must(t, w.cl.Close(t.Context()))
+	})
 }
