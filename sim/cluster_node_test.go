@@ -27,6 +27,7 @@ const (
 	clusterOrphanAge   = 3 * time.Minute
 	suspectAfter       = 5 * time.Second // a node that does not answer
 	controlMethods     = 64
+	checkMethod        = rpc.Method(1000 + controlMethods) // notes about the complete check
 )
 
 // machine is one computer of a cluster: its drives, its clock, and the process that runs there, if one does.
@@ -41,8 +42,12 @@ type machine struct {
 	skew   atomic.Int64 // of its clock, in nanoseconds
 
 	cur  *server // guarded by world.mu; nil while no process runs
-	dark bool    // guarded by wires.mu: without power, so that nothing refuses a connection
-	id   disk.ID // guarded by wires.mu: of the newest process; a gateway draws one each time
+	dead bool    // guarded by world.mu: for good
+	// booting: somebody starts it. Guarded by world.mu.
+	booting bool
+	back    bool    // guarded by world.mu: it was given up, and starts with all of its drives all the same
+	dark    bool    // guarded by wires.mu: without power, so that nothing refuses a connection
+	id      disk.ID // guarded by wires.mu: of the newest process; a gateway draws one each time
 }
 
 func (m *machine) now() time.Time { return time.Now().Add(time.Duration(m.skew.Load())) }
@@ -127,8 +132,9 @@ func (m *machine) start(ctx context.Context, founder bool) (_ *server, err error
 		return g.Epoch, g.Position(drive) >= 0
 	})
 	s.member.look()
-	s.assemble(s.member.fleet, heal.Config{Drives: hereDrives{s.member}, Moves: planMover{s.raft},
-		OrphanEvery: clusterOrphanEvery, OrphanAge: clusterOrphanAge})
+	s.mover = metadata.NewClient(metadata.ClientConfig{Replicas: hereDrives{s.member}, Logger: w.log})
+	s.assemble(s.member.fleet, heal.Config{Drives: hereDrives{s.member}, Moves: planMover{s.raft}, Mover: s.mover, Retired: s.control.Retired,
+		Checks: leaderChecks{s.member}, OrphanEvery: clusterOrphanEvery, OrphanAge: clusterOrphanAge})
 	s.healing.Go(s.member.follow)
 	s.healing.Go(s.member.introduce)
 	return s, nil
@@ -146,7 +152,7 @@ func (m *machine) paths() (list []string) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	for _, d := range m.drives {
-		if !drained(d.num) {
+		if m.back || !drained(d.num) {
 			list = append(list, d.dir)
 		}
 	}
@@ -182,6 +188,13 @@ func (s *server) enlist(m *machine) {
 			return c.Handle(ctx, from.Node, uint16(method), payload)
 		})
 	}
+	mux.Handle(checkMethod, func(_ context.Context, _ rpc.Peer, note []byte) ([]byte, error) {
+		h := s.healer.Load()
+		if h == nil {
+			return nil, errs.E("sim", errs.Unavailable, "the node is starting")
+		}
+		return h.CheckAnswer(note)
+	})
 	served := gateway{m.links, s.set}
 	node.Serve(mux, served.Shards, node.ServeOptions{})
 	x.rpc = rpc.NewServer(rpc.ServerConfig{Mux: mux, Self: self, Logger: m.w.log})
@@ -257,9 +270,11 @@ func (s *server) foundCluster(ctx context.Context) error {
 		func() error { return s.set.MarkFormed(ctx) },
 		func() error { return s.set.SetNode(s.member.id) },
 		func() error { return s.raft.BecomeCluster(ctx, s.member.m.node(s.member.id)) },
-		func() error {
+	}
+	if !g.alone {
+		steps = append(steps, func() error {
 			return s.raft.Expect(ctx, cluster.Expectation{Nodes: uint32(len(g.storage())), Profile: s.w.profile})
-		},
+		})
 	}
 	for _, f := range steps {
 		if err := f(); err != nil {
@@ -390,7 +405,7 @@ func (x *member) look() {
 		x.mu.Lock()
 		is := x.seen[d.Node]
 		x.mu.Unlock()
-		where[d.Num] = node.NodeOfDrive{Node: d.Node, Gone: x.alive(d.Node) && !slices.Contains(is.drives, d.Num)}
+		where[d.Num] = node.NodeOfDrive{Node: d.Node, Gone: x.s.control.Retired(d.Num) || x.alive(d.Node) && !slices.Contains(is.drives, d.Num)}
 	}
 	x.fleet.SetNodes(where)
 }
@@ -419,6 +434,7 @@ func (x *member) follow() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var before map[uint16]bool
+	led := false
 	for {
 		changed := x.s.raft.Changed()
 		x.look()
@@ -432,6 +448,11 @@ func (x *member) follow() {
 			}
 		}
 		before = now
+		leads := x.s.raft.Leads()
+		if leads && !led {
+			x.s.healer.Load().Lead()
+		}
+		led = leads
 		select {
 		case <-x.s.ctx.Done():
 			return
@@ -459,6 +480,29 @@ func (h hereDrives) Shards(num uint16) (node.Drive, bool) {
 		return nil, false
 	}
 	return h.x.fleet.Shards(num)
+}
+
+// Replica implements metadata.Replicas, for the mover.
+func (h hereDrives) Replica(num uint16) (metadata.Replica, bool) {
+	if d, ok := h.Shards(num); ok {
+		return d, true
+	}
+	return nil, false // and no interface that holds a nil pointer
+}
+
+// leaderChecks implements heal.Checks: the process that leads the control plane makes the complete check.
+type leaderChecks struct{ x *member }
+
+func (c leaderChecks) Mine() bool { return c.x.s.raft.Leads() }
+
+func (c leaderChecks) Exchange(ctx context.Context, note []byte) ([]byte, error) {
+	leader := c.x.s.raft.Leader()
+	if leader.IsZero() || leader == c.x.id {
+		return nil, errs.E("sim", errs.Unavailable, "it is not known who leads")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return c.x.Call(ctx, leader, uint16(checkMethod), note)
 }
 
 // planMover is the control plane as moves need it: the process that leads is the mover.

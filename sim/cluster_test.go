@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/ostraka/ostraka/cluster"
 	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/erasure"
+	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/object"
 	"github.com/ostraka/ostraka/placement"
 )
@@ -24,15 +26,27 @@ type shape struct {
 	profile erasure.Profile
 	drives  []int
 	zones   int
+	// alone: it is the store of the first machine, with the profile that its drives give, until a plan makes partitions as
+	// wide as the profile.
+	alone bool
 }
 
 var shapes = []shape{
-	{erasure.Profile{Data: 1, Parity: 1}, []int{1, 1, 1}, 1},
-	{erasure.Profile{Data: 2, Parity: 1}, []int{1, 1, 1}, 3},
-	{erasure.Profile{Data: 2, Parity: 1}, []int{2, 1, 1, 1}, 2},
-	{erasure.Profile{Data: 2, Parity: 2}, []int{2, 2, 2}, 3},
-	{erasure.Profile{Data: 2, Parity: 2}, []int{1, 1, 1, 1}, 2},
-	{erasure.Profile{Data: 2, Parity: 2}, []int{2, 1, 1, 1, 1}, 3},
+	{erasure.Profile{Data: 1, Parity: 1}, []int{1, 1, 1}, 1, false},
+	{erasure.Profile{Data: 2, Parity: 1}, []int{1, 1, 1}, 3, false},
+	{erasure.Profile{Data: 2, Parity: 1}, []int{2, 1, 1, 1}, 2, false},
+	{erasure.Profile{Data: 2, Parity: 2}, []int{2, 2, 2}, 3, false},
+	{erasure.Profile{Data: 2, Parity: 2}, []int{1, 1, 1, 1}, 2, false},
+	{erasure.Profile{Data: 2, Parity: 2}, []int{2, 1, 1, 1, 1}, 3, false},
+}
+
+// lonely are the shapes of stores that begin on one machine: 1+0, 1+1 and 2+1 become wider.
+var lonely = []shape{
+	{erasure.Profile{Data: 2, Parity: 1}, []int{1, 1, 1}, 3, true},
+	{erasure.Profile{Data: 1, Parity: 2}, []int{1, 1, 1, 1}, 2, true},
+	{erasure.Profile{Data: 2, Parity: 2}, []int{1, 2, 1, 1}, 2, true},
+	{erasure.Profile{Data: 2, Parity: 2}, []int{2, 1, 1, 1}, 3, true},
+	{erasure.Profile{Data: 2, Parity: 2}, []int{3, 1, 1, 1}, 2, true},
 }
 
 // grid is a store of several processes: machines with drives, gateways without, and the network between them.
@@ -41,9 +55,14 @@ type grid struct {
 	cluster  disk.ID
 	wires    *wires
 	machines []*machine // guarded by world.mu; those with drives first, and a spare one last
-	plans    int        // that were applied
+	plans    int        // that were applied, and newcomers
 	number   uint64     // of the layout, when everything began
+	alone    bool       // it began on one machine
+	wider    bool       // partitions were asked to be as wide as the profile of the run
+	stock    []stocked
 	booting  sync.WaitGroup
+	recoding chan struct{} // capacity 1: a body is being written again
+	recoded  atomic.Int64  // bodies that were
 
 	mu sync.Mutex // guards doubt
 	// doubt is who wrongly believes of whom that it failed: machines, by number. Of a flapping one it changes every second.
@@ -51,9 +70,13 @@ type grid struct {
 }
 
 // newGrid draws a cluster.
-func newGrid(seed uint64, tracing bool) *world {
+func newGrid(seed uint64, tracing bool, o options) *world {
 	rng := rand.New(rand.NewPCG(seed, 8))
-	sh := shapes[rng.IntN(len(shapes))]
+	from := shapes
+	if rng.IntN(5) < 2 || o.alone {
+		from = lonely
+	}
+	sh := from[rng.IntN(len(from))]
 	w := &world{profile: sh.profile, seed: seed, rng: rng, began: time.Now(), faults: map[string]int{}, tracing: tracing,
 		log: slog.New(slog.DiscardHandler), raft: true, brief: true}
 	if tracing {
@@ -62,7 +85,7 @@ func newGrid(seed uint64, tracing bool) *world {
 	w.cache = []int64{-1, 1 << 20}[rng.IntN(2)]
 	w.hist = &history{ops: map[string][]porcupine.Operation{}}
 	w.values = &values{byETag: map[string]*value{}}
-	g := &grid{w: w, wires: newWires(rand.New(rand.NewPCG(rng.Uint64(), 4))), doubt: map[[2]int]bool{}}
+	g := &grid{w: w, wires: newWires(rand.New(rand.NewPCG(rng.Uint64(), 4))), doubt: map[[2]int]bool{}, alone: sh.alone, recoding: make(chan struct{}, 1)}
 	g.wires.late = []time.Duration{0, 2 * time.Millisecond, 20 * time.Millisecond}[rng.IntN(3)]
 	g.wires.twice = rng.IntN(2) == 0
 	w.grid = g
@@ -75,15 +98,27 @@ func newGrid(seed uint64, tracing bool) *world {
 	for _, m := range g.machines {
 		w.drives = append(w.drives, m.drives...)
 	}
-	w.tracef("profile %v, drives %v in %d zones", w.profile, sh.drives, sh.zones)
+	if rng.IntN(3) == 0 {
+		w.count("clocks hours apart")
+		for _, m := range g.machines {
+			m.setClock(time.Duration(rng.IntN(24)-12) * time.Hour)
+		}
+	}
+	w.tracef("profile %v, drives %v in %d zones, alone %v", w.profile, sh.drives, sh.zones, sh.alone)
 	return w
 }
 
-// all are the machines; storage those with drives.
+// setClock sets how far the clock of a machine is ahead.
+func (m *machine) setClock(d time.Duration) {
+	m.skew.Store(int64(d))
+	m.w.ahead.Store(max(m.w.ahead.Load(), int64(d)))
+}
+
+// all are the machines but those that died for good; storage those with drives.
 func (g *grid) all() []*machine {
 	g.w.mu.Lock()
 	defer g.w.mu.Unlock()
-	return slices.Clone(g.machines)
+	return slices.DeleteFunc(slices.Clone(g.machines), func(m *machine) bool { return m.dead })
 }
 
 func (g *grid) storage() []*machine {
@@ -133,8 +168,20 @@ func (m *machine) process() *server {
 	return m.cur
 }
 
-// boot starts the process, and tries again until it does.
+// boot starts the process, if it does not run, and tries again until it does.
 func (m *machine) boot() {
+	m.w.mu.Lock()
+	mine := m.cur == nil && !m.booting && !m.dead
+	m.booting = m.booting || mine
+	m.w.mu.Unlock()
+	if !mine {
+		return
+	}
+	defer func() {
+		m.w.mu.Lock()
+		defer m.w.mu.Unlock()
+		m.booting = false
+	}()
 	for try := 0; ; try++ {
 		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 		s, err := m.start(ctx, false)
@@ -235,6 +282,9 @@ func (g *grid) found() error {
 	g.booting.Wait()
 	err = insist(ctx, func() error {
 		st := s.raft.State()
+		if g.alone {
+			return nil
+		}
 		l, err := placement.NewLayout(st.Layout().Drives(), g.w.profile, layoutBits)
 		if err != nil {
 			return err
@@ -242,6 +292,9 @@ func (g *grid) found() error {
 		return s.raft.LayOut(ctx, l, st.Layout().Number())
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.raft.Refresh(ctx); err != nil {
 		return err
 	}
 	g.number = s.raft.State().Layout().Number()
@@ -260,6 +313,9 @@ func (g *grid) found() error {
 		}
 	}
 	if err := s.store.SetVersioning(ctx, versionedBucket, object.Enabled); err != nil {
+		return err
+	}
+	if err := g.putStock(ctx, s); err != nil {
 		return err
 	}
 	for _, m := range g.all() { // one that has not heard of it would write without versions
@@ -299,7 +355,12 @@ func (g *grid) name() {
 // run plays the seed. It returns with everything stopped.
 func (g *grid) run(o options) {
 	w := g.w
-	defer g.end()
+	defer func() {
+		g.end()
+		if n := g.recoded.Load(); n > 0 {
+			w.faults["written again"] += int(n)
+		}
+	}()
 	if err := g.found(); err != nil {
 		w.failf("the cluster cannot be made: %v", err)
 		return
@@ -308,11 +369,24 @@ func (g *grid) run(o options) {
 	for i := range 3 + w.rng.IntN(3) {
 		clients = append(clients, &client{w: w, num: i, rng: rand.New(rand.NewPCG(w.rng.Uint64(), 5))})
 	}
-	for range 2 + w.rng.IntN(2) {
-		g.round(clients, o)
+	for i := range 2 + w.rng.IntN(2) {
+		if g.alone && i == 1 {
+			g.grow(clients)
+		} else {
+			g.round(clients, o)
+		}
+		if !w.failed() {
+			g.probe()
+		}
 		if w.failed() {
 			return
 		}
+	}
+	if o.bereave || w.rng.IntN(2) == 0 {
+		g.bereave(clients)
+	}
+	if w.failed() {
+		return
 	}
 	g.recover()
 	if !w.failed() {
@@ -406,10 +480,10 @@ func (g *grid) fault(o options) func() {
 		m.links.slowDown(d.num, time.Duration(1+w.rng.IntN(3000))*time.Millisecond)
 		return func() { m.links.slowDown(d.num, 0) }
 	case "clock":
-		m.skew.Store(int64(w.rng.IntN(3)-1)*int64(24*time.Hour) + w.rng.Int64N(int64(time.Hour)))
-		w.ahead.Store(max(w.ahead.Load(), m.skew.Load()))
+		m.setClock(time.Duration(w.rng.IntN(3)-1)*24*time.Hour + time.Duration(w.rng.Int64N(int64(time.Hour))))
 	case "no-control":
-		calm := g.calm()
+		// After a plan drives may still be finding out that they are members.
+		calm := g.calm() && (g.plans == 0 || len(g.used()) == 0) && g.calm()
 		for _, o := range list {
 			g.wires.edit(func() { g.wires.deaf[o.num] = true })
 		}
@@ -422,9 +496,12 @@ func (g *grid) fault(o options) func() {
 		g.wires.edit(func() { g.wires.deaf[m.num] = true })
 		g.wires.reset()
 		if w.rng.IntN(2) == 0 {
-			g.plan(o)
+			g.plan()
 		}
-		return func() { g.wires.edit(func() { delete(g.wires.deaf, m.num) }) }
+		return func() {
+			g.noteBehind(m)
+			g.wires.edit(func() { delete(g.wires.deaf, m.num) })
+		}
 	case "suspect", "flap":
 		g.mu.Lock()
 		for _, by := range list {
@@ -439,38 +516,43 @@ func (g *grid) fault(o options) func() {
 			clear(g.doubt)
 		}
 	case "plan":
-		g.plan(o)
+		g.plan()
 	}
 	return nil
 }
 
-// calm reports whether nothing is wrong just now, and no plan was ever applied.
+// calm reports whether nothing is wrong just now, and nothing is under way.
 func (g *grid) calm() bool {
 	g.wires.mu.Lock()
 	quiet := len(g.wires.lost) == 0 && len(g.wires.deaf) == 0
 	g.wires.mu.Unlock()
+	numbers := map[uint64]bool{}
 	for _, m := range g.all() {
 		m.links.mu.Lock()
 		quiet = quiet && len(m.links.until) == 0 && len(m.links.extra) == 0
 		m.links.mu.Unlock()
-		quiet = quiet && m.process() != nil
+		s := m.process()
+		if s == nil {
+			return false
+		}
+		st := s.raft.State()
+		_, open := st.Plan()
+		numbers[st.Layout().Number()] = true
+		quiet = quiet && !open
 	}
-	return quiet && g.plans == 0
+	return quiet && len(numbers) == 1
 }
 
-// withoutControl makes sure that every gateway reads and writes, and none changes the configuration, while the
-// control plane has no quorum.
-func (g *grid) withoutControl() {
+// used reports which gateways do not both read and write. Clients try thrice.
+func (g *grid) used() (bad []string) {
 	w := g.w
-	sleep(15 * time.Second) // a leader finds out
-	w.count("used without control plane")
 	for i, m := range g.all() {
 		s := m.process()
 		ctx, cancel := context.WithTimeout(s.ctx, 2*time.Minute)
 		o := &session{client: &client{w: w, num: 200 + i, rng: rand.New(rand.NewPCG(w.seed, uint64(i)))}, s: s, ctx: ctx, quick: true,
 			bucket: plainBucket, key: plainKeys[i%len(plainKeys)]}
 		wrote, read := false, false
-		for range 3 { // clients try again
+		for range 3 {
 			if !wrote {
 				wrote = o.write("put", w.values.single(o.size(), 0), nil) == "ok"
 			}
@@ -478,11 +560,29 @@ func (g *grid) withoutControl() {
 				_, read = o.read(nil)
 			}
 		}
-		if !wrote || !read {
-			w.failf("%s: written %v, read %v while the control plane has no quorum", m.name, wrote, read)
-		}
 		cancel()
-		ctx, cancel = context.WithTimeout(s.ctx, 20*time.Second)
+		if !wrote || !read {
+			bad = append(bad, fmt.Sprintf("%s: written %v, read %v", m.name, wrote, read))
+		}
+	}
+	return bad
+}
+
+// withoutControl makes sure that every gateway that could still reads and writes once the control plane has lost its
+// quorum, and none changes the configuration.
+func (g *grid) withoutControl() {
+	w := g.w
+	sleep(15 * time.Second) // a leader finds out
+	w.count("used without control plane")
+	if bad := g.used(); len(bad) > 0 {
+		w.failf("while the control plane has no quorum: %v", bad)
+	}
+	for _, m := range g.all() {
+		s := m.process()
+		if s.raft.Leads() {
+			continue // the only voter of a small store is a quorum
+		}
+		ctx, cancel := context.WithTimeout(s.ctx, 20*time.Second)
 		if _, err := s.store.CreateBucket(ctx, "too-much", object.CreateBucketOptions{Owner: rootAccount}); err == nil {
 			w.failf("%s: a bucket was made while the control plane has no quorum", m.name)
 		}
@@ -536,60 +636,101 @@ func (g *grid) leader(other *machine) *machine {
 	return other
 }
 
-// plan applies a plan: a new machine gets its share, or another one is drained. The mover may be hit in the middle.
-func (g *grid) plan(o options) {
+// plan applies a plan: a new machine gets its share, another one is drained, or both. The mover may be hit in the middle.
+func (g *grid) plan() {
 	w := g.w
 	store := g.storage()
-	var leaving *machine
-	switch w.rng.IntN(2) {
-	case 0:
+	kind := w.rng.IntN(3)
+	if kind != 1 { // somebody joins
 		if len(store) >= 6 {
 			return
 		}
 		zone := store[w.rng.IntN(len(store))].zone
-		m := w.newMachine(len(g.all()), zone, 1+w.rng.IntN(2))
+		m := w.newMachine(len(g.machines), zone, 1+w.rng.IntN(2))
 		w.mu.Lock()
 		g.machines = append(g.machines, m)
 		w.mu.Unlock()
 		w.drives = append(w.drives, m.drives...)
+		g.plans++ // the layout gets a number for the new drives
 		m.bootLater()
 		w.tracef("%s joins with %d drives", m.name, len(m.drives))
 		sleep(time.Duration(5+w.rng.IntN(20)) * time.Second)
 		g.name()
-	default:
+	}
+	var leaving *machine
+	if kind != 0 {
 		leaving = store[w.rng.IntN(len(store))]
 	}
 	s := store[w.rng.IntN(len(store))].process()
 	if s == nil {
 		return
 	}
-	l := s.raft.State().Layout()
-	var goal placement.Goal
-	for _, d := range l.Drives() {
-		goes := false
-		if leaving != nil {
-			for _, x := range leaving.drives {
-				goes = goes || x.num == d.Num
-			}
-		}
-		goal.Drives = append(goal.Drives, placement.GoalDrive{Drive: d, Leaving: goes})
-	}
-	p, err := placement.NewPlan(l, goal)
-	if err != nil {
-		w.tracef("no plan: %v", err)
-		return
-	}
-	ctx, cancel := context.WithTimeout(s.ctx, 20*time.Second)
-	id, err := s.raft.ApplyPlan(ctx, p.Layout, p.Moves, p.Leaving, p.Profiles)
-	cancel()
-	w.tracef("plan %d of %d moves, leaving %v: %v", id, len(p.Moves), p.Leaving, err)
-	g.plans++
+	p, id, err := g.apply(s, leaving)
 	if err != nil {
 		return
 	}
 	w.count("planned")
-	for range w.rng.IntN(3) {
+	if comes := slices.ContainsFunc(p.Changes, func(c placement.DriveChange) bool { return c.Before == 0 && c.After > 0 }); comes && len(p.Leaving) > 0 {
+		w.count("added and drained together")
+	}
+	g.trouble(s, id)
+}
+
+// apply makes a plan of a process for all drives but those that leave, or were given up, and has it carried out. Where
+// partitions are to become wider it asks for that.
+func (g *grid) apply(s *server, leaving *machine) (*placement.Plan, uint64, error) {
+	w := g.w
+	st := s.raft.State()
+	l := st.Layout()
+	goal := placement.Goal{Drives: nil}
+	if g.wider && l.Profile() != w.profile {
+		goal.Profile = w.profile
+	}
+	given := st.GivenUp()
+	left := 0
+	for _, d := range l.Drives() {
+		goes := slices.Contains(given, d.Num) || leaving != nil && slices.ContainsFunc(leaving.drives, func(x *simDrive) bool { return x.num == d.Num })
+		goal.Drives = append(goal.Drives, placement.GoalDrive{Drive: d, Leaving: goes})
+		if !goes {
+			left++
+		}
+	}
+	if left < w.profile.N() { // what the run is to end with would not be possible any more
+		return nil, 0, errs.E("sim", errs.Precondition, "too few drives would be left")
+	}
+	p, err := placement.NewPlan(l, goal)
+	if err != nil {
+		w.tracef("no plan: %v", err)
+		return nil, 0, err
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, 20*time.Second)
+	defer cancel()
+	g.plans++
+	id, err := s.raft.ApplyPlan(ctx, p.Layout, p.Moves, p.Leaving, p.Profiles)
+	w.tracef("plan %d of %d moves, leaving %v, %d partitions become wider: %v", id, len(p.Moves), p.Leaving, p.Widened, err)
+	return p, id, err
+}
+
+// trouble has the plan reverted, or the mover hit in the middle, once or twice.
+func (g *grid) trouble(s *server, plan uint64) {
+	w := g.w
+	moment := func() {
 		sleep(time.Duration(w.rng.Int64N(int64([]time.Duration{400 * time.Millisecond, 4 * time.Second, 20 * time.Second}[w.rng.IntN(3)]))))
+	}
+	if w.rng.IntN(5) == 0 {
+		moment()
+		ctx, cancel := context.WithTimeout(s.ctx, 20*time.Second)
+		err := s.raft.RevertPlan(ctx, plan)
+		cancel()
+		w.tracef("plan %d is reverted: %v", plan, err)
+		if err == nil {
+			w.count("reverted")
+		}
+	}
+	for i := range w.rng.IntN(3) {
+		if i > 0 || w.rng.IntN(2) == 0 || !g.begun() {
+			moment()
+		}
 		m := g.leader(nil)
 		if m == nil {
 			continue
@@ -601,6 +742,20 @@ func (g *grid) plan(o options) {
 	}
 }
 
+// begun waits for the moment in which members of partitions are changed, and reports whether it came.
+func (g *grid) begun() bool {
+	for range 1000 {
+		for _, s := range g.running() {
+			p, ok := s.raft.State().Plan()
+			if ok && s.raft.Leads() && slices.ContainsFunc(p.Moves, func(x cluster.PlannedMove) bool { return x.State == cluster.MoveBegun }) {
+				return true
+			}
+		}
+		sleep(10 * time.Millisecond)
+	}
+	return false
+}
+
 // phase names what a power cut of the mover hits now.
 func (g *grid) phase() string {
 	for _, s := range g.running() {
@@ -608,22 +763,22 @@ func (g *grid) phase() string {
 		if !ok || !s.raft.Leads() {
 			continue
 		}
-		if slices.Contains(planMoves(p), cluster.MoveBegun) {
-			return "mover down in a swap"
+		published := false
+		for _, x := range p.Moves {
+			switch {
+			case x.State == cluster.MoveBegun && x.Joins():
+				return "mover down while partitions become wider"
+			case x.State == cluster.MoveBegun:
+				return "mover down in a swap"
+			}
+			published = published || x.State == cluster.MovePublished
 		}
-		if slices.Contains(planMoves(p), cluster.MovePublished) {
+		if published {
 			return "mover down while shards follow"
 		}
 		return "mover down before a swap"
 	}
 	return "leader down after a plan"
-}
-
-func planMoves(p *cluster.MovePlan) (states []cluster.MoveState) {
-	for _, x := range p.Moves {
-		states = append(states, x.State)
-	}
-	return states
 }
 
 // recover undoes every fault, and waits until everything is whole.
@@ -660,6 +815,9 @@ func (g *grid) recover() {
 			st := s.raft.State()
 			if p, open := st.Plan(); open {
 				return fmt.Sprintf("plan %+v", p)
+			}
+			if left := g.pursue(s); left != "" {
+				return left
 			}
 			for _, d := range st.Layout().Drives() {
 				if !s.member.here(d.Num) {
@@ -708,14 +866,16 @@ func (g *grid) judge() {
 	for _, m := range g.all() {
 		g.ask(m)
 		w.readAll(c, all)
+		g.readStock(m.process(), 0)
 		w.listing(c, all)
 		w.checkVersions(c)
 	}
 	sleep(time.Minute)
-	if !g.await("empty lists of work", w.pending) || w.failed() {
+	if !g.await("data to have the profile of their partitions", g.oldData) || !g.await("empty lists of work", w.pending) || w.failed() {
 		return
 	}
 	w.inspect(all, true)
+	g.inspectStock()
 	w.checkWhole()
 	w.checkCounter(c)
 	g.checkMembers()
@@ -742,6 +902,7 @@ func (g *grid) judge() {
 	}
 	w.orphans()
 	w.readAll(c, all)
+	g.readStock(g.all()[0].process(), 0)
 }
 
 // checkMembers makes sure that only plans changed who is a member of what.
@@ -786,6 +947,7 @@ func (g *grid) lose(c *client, plain []string) {
 		if o != m {
 			g.ask(o)
 			w.readAll(c, plain)
+			g.readStock(o.process(), 0)
 		}
 	}
 	m.boot()
@@ -794,7 +956,7 @@ func (g *grid) lose(c *client, plain []string) {
 }
 
 func TestSimCluster(t *testing.T) {
-	o := options{cluster: true}
+	o := options{cluster: true, alone: *flagAlone, bereave: *flagAlone}
 	runs, from := *flagRuns, *flagFrom
 	switch {
 	case !*flagCluster && (runs > 0 || *flagSeed > 0):
@@ -803,7 +965,7 @@ func TestSimCluster(t *testing.T) {
 		runs, from = 1, *flagSeed
 	case runs == 0:
 		if runs = shortClusterRuns; raceEnabled {
-			runs, from = 1, 2 // a small one
+			runs, from = 1, 13 // a small one
 		}
 	}
 	playAll(t, from, runs, o)

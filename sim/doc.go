@@ -72,14 +72,21 @@
 //	32  partitions               cut, cut-zone                       → histories
 //	33  one-way                  one-way, either way                 → histories
 //	34  delays, twice            wires; calls of the control plane   → histories
-//	35  clock ±1 day             clock, of one node                  → histories
+//	35  clocks                   clock, of one node, by a day; nodes that differ by hours from the beginning → histories
 //	36, 37, 47                   as above, over all gateways
-//	42  add a node, drain one    plan, under load                    → histories, every shard, nothing left on former drives
+//	42  add a node, drain one    plan, under load, one or both, reverted too → histories, every shard, nothing left on former drives
 //	43  mover, leader down       leader; plan: power in each phase   → the plan ends; no former members; one layout everywhere
 //	44  stale gateway            stale: it hears of no new layout    → histories
 //	45  no quorum of control     no-control                          → every gateway reads and writes, no bucket is made
 //	46  false suspicion          suspect, flap                       → without a plan the layout keeps its number
 //	    power                    power, power-all, restart           → histories, versions; others are told, or hear nothing
+//	    partitions become wider  grow: two fifths of the runs begin on one machine with 1+0, 1+1 or 2+1; strikes before, in and after
+//	                             the change, and while data are written again → all of the above; every body has the new profile
+//	    a node dies for good     bereave: it is given up, under load where that may be; strikes meanwhile; sometimes it comes back,
+//	                             with all of its drives              → all of the above; it serves nothing
+//
+// A stock that nobody writes again is read in the middle of plans, once nothing is wrong: every chunk has k shards that can
+// be reached at any time. Runs of a few hundred fail if something of this never happened in them (clusterReached).
 //
 // A drive that hangs is injected between gateway and drive, not in the file system: drives hold locks
 // during their I/O, and a goroutine that waits for a lock keeps the virtual clock from advancing.

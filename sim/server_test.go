@@ -49,6 +49,7 @@ type server struct {
 	control control
 	raft    *cluster.Control // nil with the table
 	meta    *metadata.Client
+	mover   *metadata.Client // of plans, in a cluster; nil: there are none
 	store   *object.Store
 	healer  atomic.Pointer[heal.Healer]
 	handler http.Handler
@@ -135,6 +136,9 @@ func (s *server) assemble(all drives, h heal.Config) {
 	s.store = object.New(object.Config{Control: s.control, Drives: all, Meta: s.meta, Logger: log, Now: s.now,
 		InlineLimit: inlineLimit, ChunkSize: chunkSize, MinPartSize: 1, CacheBytes: s.w.cache, RecodeAfter: 2 * time.Second})
 	h.Meta, h.Layout, h.Buckets, h.Recoder, h.Logger, h.Now = s.meta, s.control.Layout, s.store, s.store, log, s.now
+	if s.member != nil {
+		h.Recoder = slowRecoder{s.store, s.member.m}
+	}
 	h.Control, h.Fences, h.Deletions, h.Every = s.control, s.fences, s.deletions, time.Minute
 	local := gateway{s.links, s.set}
 	h.Local = func() (open []node.Drive) {
@@ -233,6 +237,9 @@ func (s *server) stop() error {
 	}
 	if s.meta != nil {
 		list = append(list, s.meta.Close(ctx))
+	}
+	if s.mover != nil {
+		list = append(list, s.mover.Close(ctx))
 	}
 	if s.raft != nil {
 		s.raft.Close()

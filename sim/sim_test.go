@@ -21,6 +21,7 @@ var (
 	flagTrace   = flag.Bool("trace", false, "print what happened")
 	flagKeep    = flag.String("keep", "", "a directory that gets the trace of each run that fails")
 	flagCluster = flag.Bool("cluster", false, "seeds are of clusters of several processes")
+	flagAlone   = flag.Bool("alone", false, "clusters begin on one machine, and lose a node at the end")
 	flagFaults  = flag.String("faults", "", "only these faults, by name, separated by commas")
 )
 
@@ -31,6 +32,9 @@ const shortRuns = 10
 // shortClusterRuns is the same of clusters; under the race detector there is one.
 const shortClusterRuns = 2
 
+// manyRuns of clusters meet everything that they are for.
+const manyRuns = 200
+
 // hungAfter is how long, in this world, a run may take.
 const hungAfter = 10 * time.Minute
 
@@ -38,6 +42,8 @@ type options struct {
 	faults  []string
 	cluster bool // several processes
 	brief   bool // minutes of virtual time instead of hours
+	alone   bool // of a cluster: it begins on one machine
+	bereave bool // of a cluster: a node dies for good
 }
 
 func TestSim(t *testing.T) {
@@ -73,6 +79,19 @@ func playAll(t *testing.T, from uint64, runs int, o options) {
 		}
 	}
 	t.Logf("%d runs, %d operations, %v of virtual time, faults: %v", runs, ops, virtual.Round(time.Minute), faults)
+	if o.cluster && runs >= manyRuns && len(o.faults) == 0 {
+		reached(t, faults, slices.Concat(clusterFaults, clusterReached))
+	}
+}
+
+// reached makes sure that runs met what they are for: what never happens is not tested.
+func reached(t *testing.T, faults map[string]int, want []string) {
+	t.Helper()
+	for _, kind := range want {
+		if faults[kind] == 0 {
+			t.Errorf("%q never happened in these runs", kind)
+		}
+	}
 }
 
 // play runs one seed and judges it.
@@ -87,7 +106,7 @@ func play(t *testing.T, seed uint64, o options) (w *world, virtual time.Duration
 	began := time.Now()
 	left := bubble(t, func() {
 		if tracing := *flagTrace || *flagKeep != ""; o.cluster {
-			w = newGrid(seed, tracing)
+			w = newGrid(seed, tracing, o)
 			w.grid.run(o)
 		} else {
 			w = newWorld(seed, tracing)

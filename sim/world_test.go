@@ -329,7 +329,7 @@ func (w *world) traceLog() *slog.Logger {
 type traceWriter struct{ w *world }
 
 func (t traceWriter) Write(p []byte) (int, error) {
-	if !strings.Contains(string(p), "msg=\"record store: ") && !strings.Contains(string(p), "raft") {
+	if !strings.Contains(string(p), "msg=\"record store: ") && (!strings.Contains(string(p), "raft") || strings.Contains(string(p), "raft servers")) {
 		t.w.tracef("  log %s", strings.TrimSpace(string(p)))
 	}
 	return len(p), nil
