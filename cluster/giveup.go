@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -47,7 +48,7 @@ type Losses struct {
 	Earlier []uint32
 	// Reduced ones have too few for data of the class REDUCED_REDUNDANCY, of which a bucket has some, or may.
 	Reduced []uint32
-	// Begun ones are Uncertain, and another change of their members was begun: it could not end any more.
+	// Begun ones have a change of their members that was begun and could not end any more, whatever it becomes.
 	Begun []uint32
 }
 
@@ -55,13 +56,7 @@ type Losses struct {
 // shards, until its replacement is over.
 func (s *State) LossesOf(drives []uint16) (x Losses) {
 	gone := func(num uint16) bool { return num != 0 && (s.Retired(num) || slices.Contains(drives, num)) }
-	l := s.layout
-	begun := make(map[uint32]bool)
-	if s.moves.plan != nil {
-		for _, m := range s.moves.plan.Moves {
-			begun[m.Partition] = begun[m.Partition] || m.State == MoveBegun
-		}
-	}
+	l, begun := s.layout, s.begunMoves()
 	empty := func(num uint16) bool {
 		return slices.ContainsFunc(s.replacements, func(r Replacement) bool { return r.New == num })
 	}
@@ -90,7 +85,9 @@ func (s *State) LossesOf(drives []uint16) (x Losses) {
 			x.Stuck = append(x.Stuck, p)
 		case !is.Certain:
 			x.Uncertain = append(x.Uncertain, p)
-			if begun[p] {
+		}
+		if list := begun[p]; list != nil && is.Replaceable {
+			if _, ends := s.turn(list, gone); !ends {
 				x.Begun = append(x.Begun, p)
 			}
 		}
@@ -148,9 +145,61 @@ type place struct {
 	position  int
 }
 
+// begunMoves returns the moves of the open plan that are begun, by partition: one, or all that make it wider.
+func (s *State) begunMoves() map[uint32][]placement.Move {
+	begun := make(map[uint32][]placement.Move)
+	if s.moves.plan != nil {
+		for _, m := range s.moves.plan.Moves {
+			if m.State == MoveBegun {
+				begun[m.Partition] = append(begun[m.Partition], m.Move)
+			}
+		}
+	}
+	return begun
+}
+
+// turn says what becomes of a change of the members of one partition that was begun, when members are gone. As a rule it
+// goes on as it is. Where too few are left for that, the newcomer takes the place of one that is gone, by the same
+// transition, which is all that the members know: who was to leave stays, and of drives that were to join the partition
+// one comes, and the partition does not become wider. to has that move then; its newcomer is 0 if all that were named are gone.
+// Without ends, there is no way to its end.
+//
+// The old epoch is over for a majority of those whom the transition may have wedged before, and for a majority of those
+// whom it can wedge now: they meet, so that the floor of the mover that goes on is above what others have carried.
+func (s *State) turn(begun []placement.Move, gone func(uint16) bool) (to *placement.Move, ends bool) {
+	l := s.layout
+	g := l.Group(begun[0].Partition)
+	left, lost := 0, -1
+	for pos, num := range g.Drives {
+		if !gone(num) {
+			left++
+		} else if lost < 0 {
+			lost = pos
+		}
+	}
+	dead := !begun[0].Joins() && gone(begun[0].From)
+	if lost < 0 || metadata.Ends(g.Quorum, l.Next(begun).Quorum, left, dead) {
+		return nil, true
+	}
+	if dead {
+		return nil, false
+	}
+	to = &placement.Move{Partition: g.Partition, Position: lost, From: g.Drives[lost]}
+	for _, m := range begun {
+		if to.To == 0 && !gone(m.To) {
+			to.To = m.To
+		}
+	}
+	next := g.Quorum // whom it gets has yet to be chosen
+	if to.To != 0 {
+		next = l.Next([]placement.Move{*to}).Quorum
+	}
+	return to, metadata.Ends(g.Quorum, next, left, true)
+}
+
 // giveUp retires drives that nobody replaces. The open plan is fitted to that: what is planned to go to them is
-// dropped; what was begun goes to the successors that the command names; and where shards were on their
-// way to them already, the successor takes the place first.
+// dropped; what was begun, and could not end without them, is turned; what was begun goes to the successors that the
+// command names; and where shards were on their way to them already, the successor takes the place first.
 func (s *State) giveUp(next *State, c *command) (any, error) {
 	const op = "cluster.GiveUp"
 	refuse := func(k errs.Kind, format string, args ...any) (any, error) {
@@ -192,11 +241,16 @@ func (s *State) giveUp(next *State, c *command) (any, error) {
 	if s.moves.plan != nil {
 		p := *s.moves.plan
 		var err error
+		if p.Moves, err = s.turnAll(&p, gone, c.move.moves); err != nil {
+			return nil, errs.Wrap(op, err)
+		}
 		if p.Moves, err = s.succeed(&p, gone, c.move.moves); err != nil {
 			return nil, errs.Wrap(op, err)
 		}
 		s.wholeJoins(&p)
-		p.Term++ // its mover must look again
+		next.layout = s.narrowed(&p)
+		s.mayLeave(&p)
+		p.Term++ // its mover must look again, and what another still wants to publish is refused
 		next.moves = s.moves.with(&p)
 	}
 	// A newcomer that is given up takes nobody's place any more. Those whose places it has not taken are retired.
@@ -205,6 +259,68 @@ func (s *State) giveUp(next *State, c *command) (any, error) {
 		next.retire(num) // the commit point: from here on they never serve again
 	}
 	return nil, nil
+}
+
+// turnAll returns the moves of the open plan with those turned that could not end without drives that are given up.
+func (s *State) turnAll(p *MovePlan, gone func(uint16) bool, successors []placement.Move) ([]PlannedMove, error) {
+	const op = "cluster.turn"
+	lost := func(num uint16) bool { return num != 0 && (gone(num) || s.Retired(num)) }
+	begun, turned := s.begunMoves(), make(map[uint32]*placement.Move)
+	for partition, list := range begun {
+		if x, _ := s.turn(list, lost); x != nil {
+			turned[partition] = x
+		}
+	}
+	if len(turned) == 0 {
+		return p.Moves, nil
+	}
+	for _, x := range successors {
+		if m := turned[x.Partition]; m != nil && m.Position == x.Position && m.From == x.From {
+			m.To = x.To
+		}
+	}
+	var list []PlannedMove
+	done := make(map[uint32]bool)
+	for _, m := range p.Moves {
+		x := turned[m.Partition]
+		switch {
+		case x == nil || m.State == MovePlanned && m.Position != x.Position:
+			list = append(list, m)
+		case m.State == MoveBegun && !done[m.Partition]:
+			done[m.Partition] = true
+			list = append(list, PlannedMove{Move: *x, State: MoveBegun})
+		default:
+			p.Total--
+		}
+	}
+	for _, partition := range slices.Sorted(maps.Keys(turned)) {
+		x, g := turned[partition], s.layout.Group(partition)
+		named := func(m PlannedMove) bool { return m.Partition == partition && m.To == x.To && m.Move != *x }
+		_, ok := s.layout.Drive(x.To)
+		if !ok || lost(x.To) || s.comes(x.To) || slices.Contains(p.Leaving, x.To) || slices.ContainsFunc(list, named) || s.layout.MayMove(*x) != nil {
+			return nil, errs.E(op, errs.Stale, fmt.Sprintf("position %d of partition %d, of drive %d, needs another successor than drive %d", x.Position, partition, x.From, x.To))
+		}
+		left := len(slices.DeleteFunc(slices.Clone(g.Drives), lost))
+		if !metadata.Ends(g.Quorum, s.layout.Next([]placement.Move{*x}).Quorum, left, true) {
+			return nil, errs.E(op, errs.Precondition, fmt.Sprintf("a change of the members of partition %d was begun that could not end any more", partition))
+		}
+	}
+	return list, nil
+}
+
+// mayLeave has those drives stay that would be members still at the plan's end. Another plan lets them leave.
+func (s *State) mayLeave(p *MovePlan) {
+	type role struct {
+		partition uint32
+		drive     uint16
+	}
+	leaves := make(map[role]bool)
+	for _, m := range p.Moves {
+		leaves[role{m.Partition, m.From}] = m.State != MovePublished || leaves[role{m.Partition, m.From}]
+	}
+	p.Leaving = slices.DeleteFunc(slices.Clone(p.Leaving), func(num uint16) bool {
+		return slices.ContainsFunc(s.layout.PartitionsOf(num), func(partition uint32) bool { return !leaves[role{partition, num}] })
+	})
 }
 
 // succeed returns the moves of the open plan without drives that are given up as newcomers.
@@ -300,63 +416,101 @@ func (p *MovePlan) publishSuccessions(l *placement.Layout, list []placement.Move
 }
 
 // Successors chooses who takes the places that the open plan has begun to give to drives which are about to be given
-// up. They are drives that may be used, as far from the other members of the partition as can be, and with the
-// fewest places for their size. The error is of kind Invalid if there is none for a place.
+// up, and those of members without which something that was begun could not end. They are drives that may be used, as far
+// from the other members of the partition as can be, and with the fewest places for their size. The error is of kind
+// Invalid if there is none for a place.
 func (s *State) Successors(drives []uint16, usable func(num uint16) bool) ([]placement.Move, error) {
 	plan := s.moves.plan
 	if plan == nil {
 		return nil, nil
 	}
-	l := s.layout
-	places := make(map[uint16]int)
-	for p := range l.Partitions() {
-		for _, num := range l.Group(p).Drives {
-			places[num]++
-		}
-	}
 	gone := s.without(drives)
-	taken := make(map[uint32][]uint16) // by partition, who comes
+	c := s.newChooser(func(num uint16) bool {
+		return !s.Retired(num) && !gone(num) && !s.comes(num) && !slices.Contains(plan.Leaving, num) && usable(num)
+	})
 	for _, m := range plan.Moves {
-		taken[m.Partition] = append(taken[m.Partition], m.To)
+		c.taken[m.Partition] = append(c.taken[m.Partition], m.To)
 	}
 	var list []placement.Move
-	for _, m := range plan.Moves {
-		if !gone(m.To) || m.State == MovePlanned && !s.succeeds(m.Move) || m.State == MovePublished && m.Joins() {
+	turned, begun := make(map[uint32]bool), s.begunMoves()
+	for _, partition := range slices.Sorted(maps.Keys(begun)) {
+		x, _ := s.turn(begun[partition], func(num uint16) bool { return num != 0 && (gone(num) || s.Retired(num)) })
+		if x == nil {
 			continue
 		}
-		g := l.Group(m.Partition)
-		others := slices.Concat(g.Drives, g.Former, taken[m.Partition])
-		near := func(d placement.Drive) (n int) { // members of the same failure domains, those of the node above all
-			for pos, num := range g.Drives {
-				if o, ok := l.Drive(num); ok && pos != m.Position && o.Node == d.Node {
-					n += len(g.Drives) + 1
-				} else if ok && pos != m.Position && o.Zone == d.Zone {
-					n++
-				}
-			}
-			return n
-		}
-		var best placement.Drive
-		for _, d := range l.Drives() {
-			if s.Retired(d.Num) || gone(d.Num) || s.comes(d.Num) || slices.Contains(plan.Leaving, d.Num) || slices.Contains(others, d.Num) || !usable(d.Num) {
-				continue
-			}
-			if a, b := near(d), near(best); best.Num == 0 || a < b || a == b && fuller(places[best.Num], best, places[d.Num], d) {
-				best = d
+		turned[partition] = true
+		if x.To == 0 {
+			var err error
+			if x.To, err = c.choose(partition, x.Position, x.From); err != nil {
+				return nil, err
 			}
 		}
-		if best.Num == 0 {
-			return nil, errs.E("cluster.Successors", errs.Invalid, fmt.Sprintf("no drive can take position %d of partition %d, which was on its way to drive %d", m.Position, m.Partition, m.To))
+		list = append(list, *x)
+	}
+	for _, m := range plan.Moves {
+		if !gone(m.To) || m.State == MovePlanned && !s.succeeds(m.Move) || m.State == MovePublished && m.Joins() || m.State == MoveBegun && turned[m.Partition] {
+			continue
 		}
-		places[best.Num]++
-		taken[m.Partition] = append(taken[m.Partition], best.Num)
+		to, err := c.choose(m.Partition, m.Position, m.To)
+		if err != nil {
+			return nil, err
+		}
 		from := m.To
 		if m.State != MovePublished {
 			from = m.From
 		}
-		list = append(list, placement.Move{Partition: m.Partition, Position: m.Position, From: from, To: best.Num})
+		list = append(list, placement.Move{Partition: m.Partition, Position: m.Position, From: from, To: to})
 	}
 	return list, nil
+}
+
+// chooser chooses drives for places.
+type chooser struct {
+	l      *placement.Layout
+	may    func(num uint16) bool
+	places map[uint16]int
+	taken  map[uint32][]uint16 // by partition, who comes
+}
+
+func (s *State) newChooser(may func(num uint16) bool) *chooser {
+	c := &chooser{l: s.layout, may: may, places: make(map[uint16]int), taken: make(map[uint32][]uint16)}
+	for p := range c.l.Partitions() {
+		for _, num := range c.l.Group(p).Drives {
+			c.places[num]++
+		}
+	}
+	return c
+}
+
+// choose returns a drive for a position of a partition, in the stead of another.
+func (c *chooser) choose(partition uint32, position int, instead uint16) (uint16, error) {
+	g := c.l.Group(partition)
+	others := slices.Concat(g.Drives, g.Former, c.taken[partition])
+	near := func(d placement.Drive) (n int) { // members of the same failure domains, those of the node above all
+		for pos, num := range g.Drives {
+			if o, ok := c.l.Drive(num); ok && pos != position && o.Node == d.Node {
+				n += len(g.Drives) + 1
+			} else if ok && pos != position && o.Zone == d.Zone {
+				n++
+			}
+		}
+		return n
+	}
+	var best placement.Drive
+	for _, d := range c.l.Drives() {
+		if slices.Contains(others, d.Num) || !c.may(d.Num) {
+			continue
+		}
+		if a, b := near(d), near(best); best.Num == 0 || a < b || a == b && fuller(c.places[best.Num], best, c.places[d.Num], d) {
+			best = d
+		}
+	}
+	if best.Num == 0 {
+		return 0, errs.E("cluster.Successors", errs.Invalid, fmt.Sprintf("no drive can take position %d of partition %d in the stead of drive %d", position, partition, instead))
+	}
+	c.places[best.Num]++
+	c.taken[partition] = append(c.taken[partition], best.Num)
+	return best.Num, nil
 }
 
 // fuller reports whether a with so many places is fuller than b.

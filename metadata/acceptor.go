@@ -112,6 +112,7 @@ type mutations struct {
 	newZ           bool // a partition becomes wider once as many are wedged as its new quorum asks for, newcomers too
 	bareJoin       bool // who joins a partition that becomes wider counts without the rows
 	newPlaces      bool // where a body lies follows from how wide its partition is now
+	awayGone       bool // a member that is only away counts as one that never returns, once a change of membership has begun
 }
 
 // NewAcceptor reads ceiling, floors and fences. Errors are those of the KV, Corrupt, Unsupported.

@@ -46,12 +46,13 @@ var mutants = []mutant{
 	{"a partition becomes wider once as many are wedged as its new quorum asks for", mutations{newZ: true}, 1, 6231, 40000},
 	{"who joins a partition counts without its rows", mutations{bareJoin: true}, 1, 16, 10000},
 	{"where a body lies follows from how wide its partition is now", mutations{newPlaces: true}, 0, 225, 4000},
+	{"a member that is only away counts as dead once a change of membership has begun", mutations{awayGone: true}, 1, 0, 20000},
 	{"what was let go of is garbage though its writer proposed it again", mutations{keepNamed: true}, 2, 274168, 200},
 }
 
 // moves reports whether m breaks changes of membership.
 func (m mutations) moves() bool {
-	return m.wedgeTooFew || m.noFloorTravels || m.noReballot || m.noLevel || m.noVoid || m.staleMover || m.staleList
+	return m.wedgeTooFew || m.noFloorTravels || m.noReballot || m.noLevel || m.noVoid || m.staleMover || m.staleList || m.awayGone
 }
 
 // unshown are the mutations for which no schedule was found so far, in the configuration named and as many

@@ -16,8 +16,9 @@ import (
 type transition struct {
 	id, term uint64
 	old, new uint16
-	gone     bool     // old never serves again
-	joins    []uint16 // drives that join all partitions; nil: new takes old's place
+	gone     bool           // old never serves again
+	joins    []uint16       // drives that join all partitions; nil: new takes old's place
+	turned   map[int]uint16 // by partition, a member that died for good since, in whose place the newcomer comes
 }
 
 // newcomers returns the drives that become members.
@@ -48,6 +49,7 @@ func (c *proc) startSwap() {
 			s.moving = s.newSwap()
 		}
 	}
+	s.turn(s.moving)
 	if s.with.sides && s.lonely == nil && s.rng.IntN(2) == 0 {
 		if s.divide(); c.away() {
 			c.end(resDrop, "")
@@ -57,12 +59,12 @@ func (c *proc) startSwap() {
 	t := s.moving
 	t.term++
 	// What was published before the term was given out, the mover must know.
-	m := &mover{proc: c, t: t, term: t.term, layout: slices.Clone(s.layout), bucket: s.bucket}
+	m := &mover{proc: c, t: t, plan: t.clone(), term: t.term, layout: slices.Clone(s.layout), bucket: s.bucket}
 	if s.mut.staleMover {
 		m.layout = slices.Clone(c.layout)
 	}
 	for p := range m.layout {
-		if m.concerns(&m.layout[p]) {
+		if m.s.concerns(&m.plan, p, &m.layout[p]) {
 			m.parts = append(m.parts, p)
 		}
 	}
@@ -76,15 +78,24 @@ func (s *sim) newSwap() *transition {
 	g := s.layout[s.rng.IntN(len(s.layout))]
 	t.old = g.Drives[s.rng.IntN(len(g.Drives))]
 	s.addDrive()
+	if t.gone = s.drives[t.old].gone; t.gone {
+		return t // it was given up while another changed its place
+	}
 	// A dead drive takes its shards along, and a live one stays: it leaves when its shards have moved.
 	t.gone = s.cfg.spare() && (!s.with.widen || s.wide.spare()) && !s.lost && s.rng.IntN(2) == 0
 	if t.gone {
-		s.lost = true
-		s.tr("drive%d is gone", t.old)
-		s.drives[t.old].acc, s.drives[t.old].gone = nil, true
-		s.drives[t.old].shards.sealed = map[simShard]bool{}
+		s.dies(t.old)
 	}
 	return t
+}
+
+// dies takes a drive away for good.
+func (s *sim) dies(num uint16) {
+	s.lost = true
+	s.tr("drive%d is gone", num)
+	d := s.drives[num]
+	d.acc, d.gone = nil, true
+	d.shards.sealed = map[simShard]bool{}
 }
 
 // spare says whether a drive may be lost with its shards just after an acknowledgement.
@@ -94,6 +105,7 @@ func (c simConfig) spare() bool { return min(c.need(), c.q.W)-1 >= c.k && c.q.N 
 type mover struct {
 	*proc
 	t      *transition
+	plan   transition // as of the term
 	term   uint64
 	layout []placement.Group // as of the term, and what it published since
 	bucket simBucketState    // as of the term
@@ -123,7 +135,7 @@ func (m *mover) move() {
 	}
 	m.part, m.parts = m.parts[0], m.parts[1:]
 	g := m.layout[m.part]
-	if !m.concerns(&g) {
+	if !s.concerns(&m.plan, m.part, &g) {
 		m.move()
 		return
 	}
@@ -131,24 +143,24 @@ func (m *mover) move() {
 	for _, d := range g.Drives {
 		m.group = append(m.group, int(d))
 	}
-	for _, d := range m.t.newcomers() {
+	for _, d := range m.plan.newcomersOf(m.part) {
 		m.group = append(m.group, int(d))
 	}
-	if m.t.joins != nil {
+	if m.plan.joinsOf(m.part) != nil {
 		m.sw = newJoiner(g.Quorum, s.wide.q, s.mut)
 	} else {
-		m.sw = newSwapper(g.Quorum, g.Position(m.t.old), m.t.gone, s.mut)
+		m.sw = newSwapper(g.Quorum, g.Position(m.plan.oldOf(m.part)), m.plan.goneIn(m.part), s.mut)
 	}
 	m.hint, m.fences = Ballot{}, map[uint64]uint64{}
 	m.wedge(Ballot{})
 }
 
-// concerns reports whether the transition has yet to change the members of a partition.
-func (m *mover) concerns(g *placement.Group) bool {
-	if m.t.joins != nil {
-		return m.s.narrow(g)
+// concerns reports whether a transition has yet to change the members of a partition.
+func (s *sim) concerns(t *transition, part int, g *placement.Group) bool {
+	if t.joinsOf(part) != nil {
+		return s.narrow(g)
 	}
-	return g.Position(m.t.old) >= 0
+	return g.Position(t.oldOf(part)) >= 0
 }
 
 // each asks the seats for which it may, and goes on when all have answered or it has taken too long.
@@ -259,7 +271,7 @@ func (m *mover) wedge(floor Ballot) {
 
 // newcomerDies lets the newcomer fail, sometimes; it comes back like others.
 func (m *mover) newcomerDies() {
-	s, list := m.s, m.t.newcomers()
+	s, list := m.s, m.plan.newcomersOf(m.part)
 	if s.with.away && s.rng.IntN(6) == 0 {
 		d := list[0]
 		if len(list) > 1 {
@@ -324,7 +336,7 @@ func (m *mover) transfer(reg *register, row TransferRow, from int, need []int, t
 		r, err := a.Transfer(context.Background(), &TransferRequest{Transition: m.t.id, Term: m.term, Floor: m.floor, Rows: []TransferRow{row}})
 		if err == nil && len(r.Behind) == 0 && m.s.rowAt(m.group[seat], reg) == m.floor {
 			reg.states[m.floor] = &row.State
-			if m.t.joins == nil {
+			if m.plan.joinsOf(m.part) == nil {
 				m.s.holds(m.group[seat], reg, m.floor, m.sw.w)
 			} // else once it is published: so many newcomers meet no later mover of this epoch
 		}
@@ -406,7 +418,7 @@ func (m *mover) install() {
 		next := m.next(*g)
 		s.layout[m.part], m.layout[m.part] = next, next
 		s.stands(m.part)
-		if m.t.joins != nil {
+		if m.plan.joinsOf(m.part) != nil {
 			m.imaged(&next)
 		}
 		s.moved++
@@ -574,6 +586,10 @@ func (s *sim) settleSwaps() {
 		c := s.newProc(opSwap, nil)
 		c.startSwap()
 		play(c)
+	}
+	if s.moving = s.leftBehind(); s.moving != nil {
+		s.settleSwaps()
+		return
 	}
 	for p := range s.layout {
 		c := s.newProc(opSwap, nil)

@@ -44,6 +44,7 @@ import (
 //	40  DELETE with a drive down, it returns   opDel, sim.crash, proc.startDrop
 //	41  Complete against re-upload, abort      sim_upload_test.go
 //	42  a drive is replaced, dead or live      sim_swap_test.go, mover
+//	    a member dies for good in the middle   sim_turn_test.go
 //	43  mover crash in each phase, two movers  mover.falls; terms; whoever goes on under a higher one
 //	44  stale gateway, old layout              features.lag: copies of the control plane; proc.follow looks again
 //	45  control-plane loss                     features.sides: the lonely gateway changes and learns nothing
@@ -61,7 +62,7 @@ var (
 // tally is what a number of schedules came to.
 type tally struct {
 	schedules, ops, commits, checked, bad int64
-	widened                               int64 // partitions
+	widened, turned                       int64 // partitions
 	first                                 int64 // the least seed that is wrong; −1: none
 	problem                               string
 }
@@ -72,6 +73,7 @@ func (t *tally) add(o *tally) {
 	t.commits += o.commits
 	t.checked += o.checked
 	t.widened += o.widened
+	t.turned += o.turned
 	t.bad += o.bad
 	if o.first >= 0 && (t.first < 0 || o.first < t.first) {
 		t.first, t.problem = o.first, o.problem
@@ -100,7 +102,7 @@ func simulate(seed uint64, cfg simConfig, mut mutations, trace bool) (t tally) {
 			}
 		}
 	}
-	t.commits, t.checked = int64(s.commits), int64(s.checked)
+	t.commits, t.checked, t.turned = int64(s.commits), int64(s.checked), int64(s.turned)
 	for i := range s.layout {
 		if s.layout[i].Quorum.N > s.cfg.q.N {
 			t.widened++
@@ -191,5 +193,5 @@ func TestSim(t *testing.T) {
 }
 
 func (t *tally) String() string {
-	return fmt.Sprintf("%9d schedules %11d operations %11d commits %10d concurrent histories %9d widened %d violations", t.schedules, t.ops, t.commits, t.checked, t.widened, t.bad)
+	return fmt.Sprintf("%9d schedules %11d operations %11d commits %10d concurrent histories %9d widened %8d turned %d violations", t.schedules, t.ops, t.commits, t.checked, t.widened, t.turned, t.bad)
 }

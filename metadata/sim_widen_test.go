@@ -74,12 +74,12 @@ func (m *mover) next(g placement.Group) placement.Group {
 	next := g
 	next.Drives = slices.Clone(g.Drives)
 	next.Epoch++
-	if m.t.joins != nil {
-		next.Drives = append(next.Drives, m.t.joins...)
+	if joins := m.plan.joinsOf(m.part); joins != nil {
+		next.Drives = append(next.Drives, joins...)
 		next.Quorum, next.Profile = m.s.wide.q, m.s.wide.profile()
 		return next
 	}
-	next.Drives[g.Position(m.t.old)] = m.t.new
+	next.Drives[g.Position(m.plan.oldOf(m.part))] = m.plan.newcomersOf(m.part)[0]
 	return next
 }
 

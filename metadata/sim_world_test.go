@@ -96,6 +96,7 @@ type features struct {
 	movers  bool // movers crash in each phase, and others take over
 	onward  bool // listings keep what drives sent, and ask for more where one ended
 	widen   bool // partitions become wider
+	turns   bool // members are given up once a change of membership has begun
 }
 
 type sim struct {
@@ -119,6 +120,7 @@ type sim struct {
 	lost     bool // a drive went with its shards
 	widened  bool // a transition that makes partitions wider has begun
 	moved    int  // epochs that were published
+	turned   int  // partitions in which a change of membership was turned
 	keys     []*register
 	regs     []*register // of all kinds
 	uploads  []*upload
@@ -182,7 +184,7 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	if mut.staleMover {
 		s.with.lag, s.with.movers = true, true
 	}
-	if mut.wedgeTooFew || mut.newZ {
+	if mut.wedgeTooFew || mut.newZ || mut.awayGone {
 		s.with.lag, s.with.sides = true, true // who knows what is published refuses the old epoch by itself
 	}
 	if mut.forgetPromises {
@@ -197,6 +199,7 @@ func newSim(seed uint64, cfg simConfig, mut mutations, trace bool) *sim {
 	s.with.sides = s.with.sides && s.with.lag
 	s.with.away = s.with.swap && rng.IntN(2) == 0
 	s.drawWidening(seed)
+	s.drawTurns(seed)
 	n := cfg.q.N
 	shift := 0
 	if s.with.wide {

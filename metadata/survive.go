@@ -25,3 +25,22 @@ func SurvivalOf(q placement.Quorum, left int) Survival {
 	ok := s.suffice(s.held)
 	return Survival{Replaceable: ok, Certain: ok && left >= q.Z}
 }
+
+// Ends reports whether a change of membership that was begun comes to its end with left of the members, and all
+// newcomers. Drives join if next, the quorum of the next epoch, has more members than q; else one takes the place of
+// another, which is among those that are left unless it is gone.
+func Ends(q, next placement.Quorum, left int, gone bool) bool {
+	s, first := newJoiner(q, next, mutations{}), 0
+	if next.N == q.N {
+		s = newSwapper(q, 0, gone, mutations{})
+		s.w = max(s.w, next.W)
+		if gone {
+			first = 1
+		}
+	}
+	s.began()
+	for seat := range s.held {
+		s.held[seat] = first <= seat && seat < first+left || s.joins(seat)
+	}
+	return s.wedged() && s.carried()
+}

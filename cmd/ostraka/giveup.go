@@ -72,7 +72,7 @@ func (p planner) JudgeGiveUp(ctx context.Context, q console.GiveUpRequest) (*con
 			"bring at least one of the drives back", n, st.Layout().Partitions()))
 	}
 	if n := len(x.Begun); n > 0 {
-		return nil, errs.E(op, errs.Precondition, fmt.Sprintf("in %d of %d partitions a change of their members was begun that could not end without one of the drives: "+
+		return nil, errs.E(op, errs.Precondition, fmt.Sprintf("in %d of %d partitions a change of their members was begun that could not end in any way without one of the drives: "+
 			"bring at least one of them back", n, st.Layout().Partitions()))
 	}
 	if n := len(x.Unreadable); n > 0 {
@@ -110,6 +110,10 @@ func inTheWay(plan uint64) string {
 
 // GiveUp implements console.Planner.
 func (p planner) GiveUp(ctx context.Context, drives []uint16) (*console.GiveUpAnswer, error) {
+	var leaving []uint16
+	if open, is := p.s.control.State().Plan(); is {
+		leaving = open.Leaving
+	}
 	for try := 1; ; try++ {
 		successors, err := p.s.control.State().Successors(drives, p.s.here)
 		if err == nil {
@@ -130,6 +134,10 @@ func (p planner) GiveUp(ctx context.Context, drives []uint16) (*console.GiveUpAn
 	st := p.s.control.State()
 	if open, is := st.Plan(); is {
 		a.Problem = inTheWay(open.ID)
+		stay := slices.DeleteFunc(slices.Clone(leaving), func(num uint16) bool { return slices.Contains(open.Leaving, num) || st.Retired(num) })
+		if len(stay) > 0 {
+			a.Problem += fmt.Sprintf("; %s cannot leave with it any more: drain again once it is over", numbered(stay))
+		}
 		p.s.healer.Load().Trigger()
 		return a, nil
 	}
