@@ -360,6 +360,7 @@ func (s *State) planReplaced(old, newcomer uint16) {
 	})
 	p.Total -= n - len(p.Moves)
 	s.wholeJoins(&p)
+	s.layout = s.narrowed(&p)
 	changed := n != len(p.Moves)
 	for i := range p.Moves {
 		if m := &p.Moves[i]; m.To == old && m.State != MovePublished {

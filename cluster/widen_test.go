@@ -233,3 +233,23 @@ func TestAWideningOutlivesTheLossOfNewcomers(t *testing.T) {
 		}
 	}
 }
+
+// The newcomers of all that was planned are gone, and nothing was begun: partitions are not on their way to anything.
+func TestAPlanThatLosesAllItsJoinsTakesItsProfileBack(t *testing.T) {
+	for name, lose := range map[string]func(m *moving) error{
+		"given up": func(m *moving) error { return m.abandon(2) },
+		"replaced": func(m *moving) error {
+			_, err := m.do(&command{op: opBeginReplace, old: 2, drive: newDrive(99)})
+			return err
+		},
+	} {
+		m := newLone(t, name, 4)
+		m.must(&command{op: opApplyPlan, move: moveCommand{layout: m.s.Layout().Number(), moves: m.joining(4), profile: profilesOf(2, 2)}})
+		if err := lose(m); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if _, open := m.s.Plan(); open || m.s.Layout().Widening() {
+			t.Errorf("%s: open %v, widening %v", name, open, m.s.Layout().Widening())
+		}
+	}
+}
