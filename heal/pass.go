@@ -522,6 +522,9 @@ func (h *Healer) wideGarbage(ctx context.Context, d node.Drive, get func(metadat
 		h.graceOver(g.Dead.Data.ID) // the grace begins now
 		t := get(g.Address)
 		t.repair = append(t.repair, asked{d.Num(), row.Asked})
+		if !slices.Contains(t.positions, row.Positions[0]) {
+			t.positions = append(t.positions, row.Positions[0])
+		}
 		done = append(done, *g)
 	}
 	if len(done) == 0 {
