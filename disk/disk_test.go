@@ -16,6 +16,7 @@ import (
 
 	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/internal/vfsx"
 	"github.com/ostraka/ostraka/metadata"
 )
 
@@ -352,6 +353,77 @@ func waitFor(t testing.TB, cond func() bool) {
 			t.Fatal("waited in vain")
 		case <-time.After(time.Millisecond):
 		}
+	}
+}
+
+// A writer is given up a day after somebody touched it last, and no other is.
+func TestOnlyWritersThatNobodyTouchedForADayAreGivenUp(t *testing.T) {
+	clock, o := newClock(), testOptions()
+	o.Now = clock.Now
+	d := makeDrive(t, vfs.NewMem(), o)
+	rng := newRand(t)
+	begin := func() (body, ShardWriter) {
+		b := newBody(rng, 300<<10, false)
+		w, err := d.CreateShard(bg, b.spec())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b, w
+	}
+	left, forgotten := begin()
+	_, slow := begin()
+	clock.Add(writerIdle - time.Minute)
+	if err := slow.Write(bg, make([]byte, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	b, fresh := begin()
+	clock.Add(2 * time.Minute)
+	d.dropIdleWriters()
+	wantKind(t, forgotten.Write(bg, make([]byte, 4096)), errs.Canceled)
+	waitFor(t, func() bool { return d.Info().Writing == 2 })
+	if names, _ := d.fs.List(d.shardDir(left.data.ID)); len(names) != 0 {
+		t.Errorf("files of the one that was given up are left: %v", names)
+	}
+	if err := slow.Write(bg, make([]byte, 4096)); err != nil {
+		t.Errorf("one that was touched two minutes ago: %v", err)
+	}
+	if _, err := erasure.NewEncoder(erasure.EncoderOptions{}).Encode(bg, b.chunk(), bytes.NewReader(b.bytes), 1, []erasure.Sink{fresh}); err != nil {
+		t.Fatalf("one that was begun two minutes ago: %v", err)
+	}
+	if err := errors.Join(b.seal(d), b.check(d)); err != nil {
+		t.Error(err)
+	}
+	slow.Abort()
+}
+
+// Whoever only asks whether a shard is there hears of a file that was cut, or has grown.
+func TestAShardFileOfAnotherLengthIsDamaged(t *testing.T) {
+	fs := vfs.NewMem()
+	d := makeDrive(t, fs, testOptions())
+	b := newBody(newRand(t), 300<<10, false)
+	if err := b.put(d); err != nil {
+		t.Fatal(err)
+	}
+	id := b.chunk().Shard(0)
+	if _, err := d.StatShard(bg, id); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := vfsx.ReadFile(fs, d.shardPath(id), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name    string
+		content []byte
+	}{{"empty", nil}, {"without its last byte", whole[:len(whole)-1]}, {"with a byte more", append(slices.Clone(whole), 0)}} {
+		writeFile(t, fs, d.shardPath(id), c.content)
+		if _, err := d.StatShard(bg, id); !errs.Is(err, errs.Corrupt) {
+			t.Errorf("a file %s: %v, want corrupt", c.name, err)
+		}
+	}
+	writeFile(t, fs, d.shardPath(id), whole)
+	if _, err := d.StatShard(bg, id); err != nil {
+		t.Errorf("as it was: %v", err)
 	}
 }
 
