@@ -243,7 +243,7 @@ func (k *Control) pull(ctx context.Context, node disk.ID) {
 	}
 	s, err := decodeState(r.state)
 	if err != nil {
-		k.log.Warn("the state of another process cannot be read", "node", node, "err", err)
+		k.log.Warn("the state of another process cannot be read; if its build is newer, upgrade this one", "node", node, "err", err)
 		return
 	}
 	own := k.State()
@@ -264,6 +264,9 @@ func (k *Control) obey(r *reply) {
 	}
 	for _, name := range r.servers {
 		k.drop(raft.ServerID(name))
+	}
+	if k.Behind() != nil {
+		return
 	}
 	for _, num := range r.drives {
 		if err := k.startOn(num, r.gen); err != nil {
@@ -359,7 +362,7 @@ func (k *Control) startMemory() {
 		return
 	}
 	d := DriveStore{KV: nowhere{}}
-	if err := k.startServer(d, id); err != nil {
+	if err := k.startServer(d, id); err != nil && k.Behind() == nil {
 		k.log.Error("the raft server in memory cannot start", "err", err)
 	}
 }
@@ -567,7 +570,8 @@ func (k *Control) lookAround(leader *voter) {
 
 const maxSteps = 32 // of the steward in one round
 
-// forgetNodes removes nodes without drives that were silent for long: a gateway has a new id at each start.
+// forgetNodes removes nodes without drives that were silent for long: a gateway has a new id at each start. Where
+// another is heard from at its address by now, awayAfter is long.
 func (k *Control) forgetNodes(s *State, now time.Time) {
 	for _, n := range s.nodes {
 		k.mu.Lock()
@@ -575,8 +579,14 @@ func (k *Control) forgetNodes(s *State, now time.Time) {
 		if r, ok := k.known[n.ID]; ok && r.at.After(last) {
 			last = r.at
 		}
+		limit := k.c.forgetAfter
+		if slices.ContainsFunc(s.nodes, func(o Node) bool {
+			return o.ID != n.ID && o.Address == n.Address && o.Address != "" && k.known[o.ID].at.After(last)
+		}) {
+			limit = min(limit, awayAfter)
+		}
 		k.mu.Unlock()
-		if n.ID != k.self() && n.Roles&RoleStorage == 0 && now.Sub(last) >= k.c.forgetAfter && len(s.DrivesOf(n.ID)) == 0 {
+		if n.ID != k.self() && n.Roles&RoleStorage == 0 && now.Sub(last) >= limit && len(s.DrivesOf(n.ID)) == 0 {
 			ctx, cancel := context.WithTimeout(context.Background(), k.c.ChangeTimeout)
 			if err := k.RemoveNode(ctx, n.ID); err == nil {
 				k.log.Info("a gateway that was silent for long is forgotten", "node", n.ID)

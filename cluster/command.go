@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 
 	"github.com/ostraka/ostraka/disk"
@@ -52,6 +53,11 @@ const (
 	opGiveUp  opCode = 50
 	opSetZone opCode = 51
 )
+
+// known reports whether this build knows what a command does.
+func (op opCode) known() bool {
+	return opInit <= op && op <= opPutTrust || op == opExpect || op == opLayOut || opApplyPlan <= op && op <= opReleaseDrive || op == opGiveUp || op == opSetZone
+}
 
 // command is one change of the state. Times and ids travel in it, because applying it must give
 // the same state everywhere.
@@ -311,6 +317,8 @@ func (c *command) encode() []byte {
 	return c.move.append(b)
 }
 
+// decodeCommand reads a command. One that this build does not know ends with Unsupported: whoever passed over it would
+// have another state than all others from then on.
 func decodeCommand(b []byte) (*command, error) {
 	c := new(command)
 	err := fields(b, func(f field) (known bool, err error) {
@@ -377,6 +385,9 @@ func decodeCommand(b []byte) (*command, error) {
 	})
 	if err == nil && c.op == opInit && c.layout == nil {
 		err = errMalformed()
+	}
+	if err == nil && !c.op.known() {
+		err = errs.E("cluster.decode", errs.Unsupported, fmt.Sprintf("command %d of a newer version", c.op))
 	}
 	return c, err
 }

@@ -43,6 +43,7 @@ type Config struct {
 	ChangeTimeout time.Duration
 
 	forgetAfter time.Duration // of a gateway that is silent; 0: forgetNode
+	unknown     opCode        // in tests: a command that this build does not know
 }
 
 const (
@@ -83,9 +84,10 @@ type Control struct {
 	start    uint64   // names this run of the process; never changes
 	wake     chan struct{}
 
-	tasks   sync.WaitGroup // copies being written, voters being shut down or replaced
-	closing chan struct{}  // closed by Close
-	barrier atomic.Uint64  // the newest term in which the leader's state is known to be current
+	tasks   sync.WaitGroup        // copies being written, voters being shut down or replaced
+	old     atomic.Pointer[error] // this build is older than what it met; see behind
+	closing chan struct{}         // closed by Close
+	barrier atomic.Uint64         // the newest term in which the leader's state is known to be current
 }
 
 // turn is a lock that is held across waits. A goroutine that waits for it is seen to wait by
@@ -155,6 +157,9 @@ func Open(ctx context.Context, c Config) (*Control, error) {
 	k.state.Store(emptyState())
 	for _, d := range c.Drives {
 		s, err := readCopy(d.KV)
+		if errs.Is(err, errs.Unsupported) { // left out, it would be overwritten with what this build knows
+			return nil, errs.E("cluster.Open", errs.Unsupported, fmt.Sprintf("a newer build wrote the control plane's copy on drive %d: upgrade this one (%v)", d.Num, err))
+		}
 		if err != nil {
 			k.log.Error("a drive's copy of the control plane is damaged and left out", "drive", d.Num, "err", err)
 			continue
@@ -202,6 +207,10 @@ func (k *Control) show(s *State) {
 // dropped together with what the copy had.
 func (k *Control) addCopy(d DriveStore) {
 	old, err := readCopy(d.KV)
+	if errs.Is(err, errs.Unsupported) {
+		k.log.Error("a newer build wrote the control plane's copy on a drive: upgrade this one; the copy stays as it is", "drive", d.Num, "err", err)
+		return
+	}
 	if s := k.State(); err == nil && old != nil && old.gen != s.gen && old.newerThan(s) {
 		k.enter(old)
 	}
@@ -344,17 +353,27 @@ func copiesWanted(drives, here, parity int) int {
 // fsm is the state machine of one voter.
 type fsm struct {
 	k *Control
-	s *State // used by raft's FSM goroutine only
+	v *voter
+	// Used by raft's FSM goroutine only:
+	s    *State
+	stop error // it met an entry that it cannot apply, and applies none from there on
 }
 
 // Apply implements raft.FSM, as do the next two.
 func (f *fsm) Apply(l *raft.Log) any {
+	if f.stop != nil {
+		return f.stop
+	}
 	if l.Index <= f.s.Applied {
 		return nil // the copy had it
 	}
 	c, err := decodeCommand(l.Data)
+	if err == nil && f.k.c.unknown != 0 && c.op == f.k.c.unknown {
+		err = errs.E("cluster.decode", errs.Unsupported, "a command of a newer version")
+	}
 	if err != nil {
-		f.k.log.Error("a command cannot be decoded", "index", l.Index, "err", err)
+		f.stop = err
+		f.k.behind(f.v, l.Index, err)
 		return err
 	}
 	prev := f.s.Applied
@@ -364,8 +383,39 @@ func (f *fsm) Apply(l *raft.Log) any {
 	return result
 }
 
-// Snapshot returns the state, which is immutable.
-func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return fsmSnapshot{f.s}, nil }
+// Snapshot returns the state, which is immutable. There is none once an entry could not be applied: raft would drop
+// the log up to behind it.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if f.stop != nil {
+		return nil, f.stop
+	}
+	return fsmSnapshot{f.s}, nil
+}
+
+// behind ends the part that this process takes in the control plane, because it cannot apply an entry of the log that
+// others have applied. Its state stays that of the entry before, which is as sound as that of a node that
+// is cut off from the leader; it goes on from there once it is started with a build that knows the entry. It is called from within raft, so the server is shut down elsewhere.
+func (k *Control) behind(v *voter, index uint64, err error) {
+	what := "an entry of the control plane's log is damaged; this process"
+	if errs.Is(err, errs.Unsupported) {
+		what = "this build is older than an entry of the control plane's log: upgrade it; until then it"
+	}
+	err = &errs.Error{Op: "cluster.apply", Kind: errs.KindOf(err), Msg: what + " takes no part in the control plane, and serves by what it knows", Err: err}
+	if k.old.Swap(&err) == nil {
+		k.log.Error(what+" takes no part in the control plane, and serves by what it knows", "entry", index, "err", errs.Public(err))
+	}
+	v.trans.cut()
+	k.tasks.Go(func() { k.stopVoter(v.num, v) })
+}
+
+// Behind returns why this process takes no part in the control plane any more, of kind Unsupported if its build is older
+// than what was changed; nil as a rule. What it knows stays as it is.
+func (k *Control) Behind() error {
+	if err := k.old.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
 
 // Restore replaces the state.
 func (f *fsm) Restore(r io.ReadCloser) error {
@@ -375,6 +425,8 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	}
 	s, err := decodeState(b)
 	if err != nil {
+		f.stop = err
+		f.k.behind(f.v, 0, err)
 		return err
 	}
 	if s.newerThan(f.s) {
@@ -448,6 +500,9 @@ func (k *Control) startVoter(d DriveStore) (raft.ServerID, error) {
 
 // startServer starts a raft server from the rows of a drive. The caller holds lifecycle.
 func (k *Control) startServer(d DriveStore, id raft.ServerID) (err error) {
+	if err := k.Behind(); err != nil {
+		return err
+	}
 	v := &voter{num: d.Num, id: id, copy: k.copyOn(d.Num), ended: make(chan struct{})}
 	if v.store, err = openStorage(d.KV, func(err error, late <-chan error) { k.cutOff(d, v, err, late) }); err != nil {
 		return err
@@ -465,7 +520,7 @@ func (k *Control) startServer(d DriveStore, id raft.ServerID) (err error) {
 	c.SnapshotInterval = time.Minute
 	c.NoLegacyTelemetry = true
 	c.Logger = raftLog(k.log.With("voter", string(id)))
-	if v.raft, err = raft.NewRaft(c, &fsm{k, k.State()}, v.store, v.store, v.store, v.trans); err != nil {
+	if v.raft, err = raft.NewRaft(c, &fsm{k: k, v: v, s: k.State()}, v.store, v.store, v.store, v.trans); err != nil {
 		v.trans.cut()
 		return err
 	}

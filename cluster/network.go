@@ -280,7 +280,12 @@ func (k *Control) handleChange(ctx context.Context, payload []byte, r *reply) {
 	if v == nil {
 		return
 	}
-	if c, err := decodeCommand(payload); err != nil || c.change == (changeID{}) {
+	c, err := decodeCommand(payload)
+	if errs.Is(err, errs.Unsupported) {
+		r.leads, r.failed = true, errs.E("cluster.Handle", errs.Unsupported, "the node that leads the control plane runs a build that does not know this change: upgrade all nodes first")
+		return
+	}
+	if err != nil || c.change == (changeID{}) {
 		r.leads, r.failed = true, errs.E("cluster.Handle", errs.Invalid, "the change cannot be read, or has no id")
 		return
 	}

@@ -137,6 +137,7 @@ type process struct {
 	node Node
 	kvs  map[uint16]*memKV
 	*Control
+	unknown opCode // that its build does not know
 }
 
 // run opens the process over its drives.
@@ -147,7 +148,7 @@ func (p *process) run(t *testing.T) {
 		list = append(list, DriveStore{num, kv})
 	}
 	slices.SortFunc(list, func(a, b DriveStore) int { return int(a.Num) - int(b.Num) })
-	k, err := Open(t.Context(), Config{Drives: list, Network: end{p.f, p.node.ID}, Peers: p.f.running, forgetAfter: 2 * awayAfter})
+	k, err := Open(t.Context(), Config{Drives: list, Network: end{p.f, p.node.ID}, Peers: p.f.running, forgetAfter: 2 * awayAfter, unknown: p.unknown})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -885,6 +886,32 @@ func TestAnOldStoreBecomesTheFirstNode(t *testing.T) {
 			q.run(t)
 		}
 		createOn(t, list[2], "ccc")
+	})
+}
+
+// A gateway has a new id at each start. It is listed once all the same, soon after. One at another address, and nodes with
+// drives, are not forgotten as soon.
+func TestAGatewayThatStartsAgainIsListedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, list := testCluster(t, "", "")
+		defer func() { stopAll(list) }()
+		a, b, c := join(t, f, 7, "", 0), join(t, f, 8, "", 0), &process{f: f, node: testNode(9, ""), kvs: map[uint16]*memKV{}}
+		a.stop()
+		b.stop()
+		c.node.Roles, c.node.Address = RoleGateway, a.node.Address
+		c.run(t)
+		list = append(list, c)
+		if err := c.PutNode(t.Context(), c.node); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(awayAfter + 20*time.Second)
+		var ids []byte
+		for _, n := range list[0].State().Nodes() {
+			ids = append(ids, n.ID[0])
+		}
+		if want := []byte{1, 2, 8, 9}; !slices.Equal(ids, want) {
+			t.Errorf("the nodes are %v, want %v", ids, want)
+		}
 	})
 }
 

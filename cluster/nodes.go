@@ -172,10 +172,6 @@ func (s *State) putNode(at int, known bool, c *command) error {
 	s.nodes = slices.Clone(s.nodes)
 	if !known {
 		s.nodes = slices.Insert(s.nodes, at, n)
-		// A gateway has a new id at each start: what was at its address before is gone.
-		s.nodes = slices.DeleteFunc(s.nodes, func(o Node) bool {
-			return o.ID != n.ID && o.Address == n.Address && o.Address != "" && o.Roles&RoleStorage == 0
-		})
 		return nil
 	}
 	n.Since = s.nodes[at].Since

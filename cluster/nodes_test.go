@@ -126,24 +126,6 @@ func TestTheZoneThatAnOperatorSetHolds(t *testing.T) {
 	}
 }
 
-// A gateway has a new id at each start, and is there once all the same. A node with drives is forgotten by nobody.
-func TestAGatewayThatComesBackTakesItsOwnPlace(t *testing.T) {
-	gateway := func(n, at byte) *command {
-		g := testNode(at, "")
-		g.ID, g.Roles = disk.ID{n}, RoleGateway
-		return &command{op: opPutNode, node: g}
-	}
-	s, _ := applyAll(emptyState(), &command{op: opInit, layout: testLayout(t, 4)}, &command{op: opBecomeCluster, node: testNode(1, "")},
-		gateway(20, 5), gateway(21, 6), gateway(22, 5), gateway(23, 1))
-	var ids []byte
-	for _, n := range s.Nodes() {
-		ids = append(ids, n.ID[0])
-	}
-	if want := []byte{1, 21, 22, 23}; !bytes.Equal(ids, want) {
-		t.Errorf("the nodes are %v, want %v", ids, want)
-	}
-}
-
 func TestTrustIsChangedByOneAtATime(t *testing.T) {
 	s, _ := applyAll(emptyState(), &command{op: opInit, layout: testLayout(t, 3)})
 	s, result := applyAll(s, &command{op: opPutTrust, value: []byte("one")}, &command{op: opPutTrust, value: []byte("one")})
