@@ -39,6 +39,13 @@ func (p *fakePlanner) GiveUp(_ context.Context, drives []uint16) (*GiveUpAnswer,
 	return &GiveUpAnswer{Plan: &PlanReport{ID: 7, Layout: 4}}, nil
 }
 
+func (p *fakePlanner) RemoveNode(_ context.Context, node string) (string, error) {
+	if node == "n2" {
+		return "its certificate stays good", nil
+	}
+	return "", p.fails
+}
+
 func (p *fakePlanner) SetZone(_ context.Context, node, zone string) error {
 	p.f.note("zone", node, zone)
 	return p.fails
@@ -114,5 +121,16 @@ func TestTheZoneOfANodeIsChangedByItsName(t *testing.T) {
 	}
 	if !slices.Equal(f.did, []string{"zone n1 b"}) {
 		t.Errorf("done: %q", f.did)
+	}
+}
+
+func TestTheAnswerToARemovalHasWhatIsToBeKnown(t *testing.T) {
+	f := newFake()
+	h := f.handlerOf(layoutOf(t, erasure.Profile{Data: 1, Parity: 1}, 2), func(c *Config) { c.Planner = &fakePlanner{f: f} })
+	for node, warns := range map[string]bool{"n1": false, "n2": true} {
+		code, body := send(t, h, http.MethodPost, "/-/admin/v1/nodes/remove", `{"node":"`+node+`"}`)
+		if code != http.StatusOK || strings.Contains(body, "its certificate stays good") != warns {
+			t.Errorf("%s: %d %s", node, code, body)
+		}
 	}
 }

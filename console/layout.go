@@ -26,7 +26,8 @@ type Planner interface {
 	// GivenUp returns those of the layout that were.
 	GivenUp() []uint16
 	// RemoveNode forgets a node that does not run and has no drives in the layout. The node is named by its name or id.
-	RemoveNode(ctx context.Context, node string) error
+	// warning says what an operator has to know of it; "" as a rule.
+	RemoveNode(ctx context.Context, node string) (warning string, err error)
 	// SetZone says in which failure domain a node is, whatever it is started with.
 	SetZone(ctx context.Context, node, zone string) error
 	// AddDrive makes an empty directory of this process a drive that has no places yet.
@@ -186,11 +187,16 @@ func (h *Handler) revertLayout(r *http.Request, q *RevertRequest) (any, error) {
 }
 
 func (h *Handler) removeNode(r *http.Request, q *NodeRequest) (any, error) {
-	if err := h.Planner.RemoveNode(r.Context(), q.Node); err != nil {
+	warning, err := h.Planner.RemoveNode(r.Context(), q.Node)
+	if err != nil {
 		return nil, err
 	}
-	h.Logger.Warn("a node was removed by an operator", "node", q.Node)
-	return h.nodes(r)
+	h.Logger.Warn("a node was removed by an operator", "node", q.Node, "warning", warning)
+	l := h.nodeList(r)
+	if warning != "" {
+		l.Warnings = append(l.Warnings, warning)
+	}
+	return l, nil
 }
 
 func (h *Handler) setZone(r *http.Request, q *ZoneRequest) (any, error) {

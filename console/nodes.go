@@ -30,6 +30,8 @@ type NodeStatus struct {
 type NodeList struct {
 	Nodes   []NodeStatus `json:"nodes"`
 	Missing []string     `json:"missing"` // in words: what does not serve now
+	// Warnings are in the answer to a change: what an operator has to know of it, in words.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Readiness is the answer of GET /-/ready.
@@ -73,7 +75,9 @@ func (h *Handler) missing() (list []string) {
 	return list
 }
 
-func (h *Handler) nodes(r *http.Request) (any, error) {
+func (h *Handler) nodes(r *http.Request) (any, error) { return h.nodeList(r), nil }
+
+func (h *Handler) nodeList(r *http.Request) *NodeList {
 	l := &NodeList{Nodes: h.allNodes(r.Context()), Missing: h.missing()}
 	if l.Nodes == nil {
 		l.Nodes = []NodeStatus{}
@@ -81,5 +85,5 @@ func (h *Handler) nodes(r *http.Request) (any, error) {
 	if l.Missing == nil {
 		l.Missing = []string{}
 	}
-	return l, nil
+	return l
 }

@@ -54,6 +54,9 @@ func printNodes(w io.Writer, l *console.NodeList) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Zone, strings.Join(n.Roles, "+"), state, n.Address, n.S3, drives, n.ID)
 	}
+	for _, what := range l.Warnings {
+		fmt.Fprintf(t, "\nWARNING: %s\n", what)
+	}
 	for _, what := range l.Missing {
 		fmt.Fprintf(t, "\nMISSING: %s", what)
 	}

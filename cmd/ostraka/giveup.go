@@ -26,9 +26,6 @@ const (
 // JudgeGiveUp implements console.Planner.
 func (p planner) JudgeGiveUp(ctx context.Context, q console.GiveUpRequest) (*console.GiveUpAnswer, error) {
 	const op = "server.GiveUp"
-	if err := p.allKnow("drives that are given up"); err != nil {
-		return nil, err
-	}
 	st := p.s.control.State()
 	a := &console.GiveUpAnswer{Drives: slices.Clone(q.Drives)}
 	for _, name := range q.Nodes {
@@ -65,6 +62,9 @@ func (p planner) JudgeGiveUp(ctx context.Context, q console.GiveUpRequest) (*con
 		if err == nil {
 			return nil, errs.E(op, errs.Precondition, fmt.Sprintf("node %s answers, although it seems to have failed: drain its drives while they serve, or stop it for good first", nodeName(node)))
 		}
+	}
+	if err := p.allKnow("drives that are given up", a.Drives); err != nil {
+		return nil, err
 	}
 	x := st.LossesOf(a.Drives)
 	if n := len(x.Stuck); n > 0 {

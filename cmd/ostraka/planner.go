@@ -70,7 +70,7 @@ func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Pl
 		if goal.Profile, err = parseProfile(q.Profile); err != nil {
 			return nil, nil, err
 		}
-		if err := p.allKnow("partitions of different width"); err != nil {
+		if err := p.allKnow("partitions of different width", nil); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -88,14 +88,36 @@ func (p planner) plan(ctx context.Context, q console.PlanRequest) (*placement.Pl
 // were given up, and zones that were set: one that does not would pass over the change, and differ from the others for good.
 const changesSince = 2
 
-// allKnow returns an error of kind Precondition if a node that is here runs a build that does not know such changes.
-func (p planner) allKnow(what string) error {
+// allKnow returns an error of kind Precondition if a node runs a build that does not know such changes, or may, beside
+// nodes of which no drive comes back: those that are retired, and dead ones.
+func (p planner) allKnow(what string, dead []uint16) error {
 	if p.s.mesh == nil {
 		return nil
 	}
-	for _, is := range p.s.mesh.group.Load().View().Members {
-		if is.State == gossip.Alive && is.Tags.Protocol.Newest < changesSince {
-			return errs.E("server.Plan", errs.Precondition, fmt.Sprintf("node %s runs a build that does not know %s: upgrade all nodes first", is.Tags.Name, what))
+	st := p.s.control.State()
+	var never []disk.ID
+	for _, n := range st.Nodes() {
+		if !p.s.alive(n.ID) && !slices.ContainsFunc(st.DrivesOf(n.ID), func(d placement.Drive) bool { return !st.Retired(d.Num) && !slices.Contains(dead, d.Num) }) {
+			never = append(never, n.ID)
+		}
+	}
+	return mayMiss(st.Nodes(), p.s.mesh.group.Load().View(), what, never)
+}
+
+// mayMiss is allKnow of nodes. One with drives that is away counts by what it said last: it may be a voter, and finds
+// the change in its log when it comes back. One without drives begins with what the others have then.
+func mayMiss(nodes []cluster.Node, view *gossip.View, what string, never []disk.ID) error {
+	const op = "server.Plan"
+	for _, is := range view.Members {
+		n := slices.IndexFunc(nodes, func(n cluster.Node) bool { return n.ID == is.Tags.Node })
+		counts := is.State == gossip.Alive || n >= 0 && nodes[n].Roles&cluster.RoleStorage != 0
+		if counts && is.Tags.Protocol.Newest < changesSince && !slices.Contains(never, disk.ID(is.Tags.Node)) {
+			return errs.E(op, errs.Precondition, fmt.Sprintf("node %s runs a build that does not know %s: upgrade all nodes first", is.Tags.Name, what))
+		}
+	}
+	for _, n := range nodes {
+		if _, ok := view.Member(n.ID); !ok && n.Roles&cluster.RoleStorage != 0 && !slices.Contains(never, n.ID) {
+			return errs.E(op, errs.Precondition, fmt.Sprintf("node %s is away, and it is not known here whether its build knows %s: start it, or give it up", nodeName(n), what))
 		}
 	}
 	return nil
@@ -116,33 +138,45 @@ func nodeNamed(st *cluster.State, name string) (cluster.Node, error) {
 }
 
 // RemoveNode implements console.Planner.
-func (p planner) RemoveNode(ctx context.Context, name string) error {
+func (p planner) RemoveNode(ctx context.Context, name string) (warning string, err error) {
 	n, err := nodeNamed(p.s.control.State(), name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if p.s.alive(n.ID) {
-		return errs.E("server.RemoveNode", errs.Precondition, "the node is alive: stop it first")
+		return "", errs.E("server.RemoveNode", errs.Precondition, "the node is alive: stop it first")
 	}
 	if list := p.s.control.State().DrivesOf(n.ID); len(list) > 0 {
-		return errs.E("server.RemoveNode", errs.Precondition, fmt.Sprintf("the node has %d drives in the layout: drain it first, with --dead if they never come back", len(list)))
+		return "", errs.E("server.RemoveNode", errs.Precondition, fmt.Sprintf("the node has %d drives in the layout: drain it first, with --dead if they never come back", len(list)))
 	}
 	// Before it is forgotten: one that is not listed any more could not be named again.
-	if err := p.revoke(ctx, n.ID); err != nil {
-		return err
+	if p.s.mesh != nil {
+		warning, err = p.revoke(ctx, n.ID, trustIn{p.s.control})
 	}
-	return p.s.control.RemoveNode(ctx, n.ID)
+	if err != nil {
+		return "", err
+	}
+	return warning, p.s.control.RemoveNode(ctx, n.ID)
 }
 
+// trustKeeper keeps what the cluster has for its certificates.
+type trustKeeper interface {
+	Trust() (b []byte, revision uint64)
+	PutTrust(ctx context.Context, b []byte, revision uint64) error
+	Refresh(ctx context.Context) error
+}
+
+// trustIn is the control plane as a trustKeeper.
+type trustIn struct{ *control }
+
+func (c trustIn) Trust() (b []byte, revision uint64) { return c.State().Trust() }
+
 // revoke makes what a node's certificates prove worthless in all processes, which cut the connections that it has. The
-// gossip key, which it knows as well, is replaced step by step (mesh.rotate).
-func (p planner) revoke(ctx context.Context, id disk.ID) error {
-	if p.s.mesh == nil {
-		return nil
-	}
-	return persist(ctx, func() error {
+// gossip key, which it knows as well, is replaced step by step (mesh.rotate). Where no more can be revoked, that is the warning.
+func (p planner) revoke(ctx context.Context, id disk.ID, keeper trustKeeper) (warning string, err error) {
+	err = persist(ctx, func() error {
 		for {
-			raw, revision := p.s.control.State().Trust()
+			raw, revision := keeper.Trust()
 			t, err := trust.Decode(raw)
 			if err != nil {
 				return err
@@ -153,19 +187,21 @@ func (p planner) revoke(ctx context.Context, id disk.ID) error {
 			next, err := t.Revoke(id, time.Now())
 			if errs.Is(err, errs.Full) {
 				p.log.Warn("a node is removed, and its certificate stays good until it runs out", "node", id, "err", err)
+				warning = "its certificate stays good until it runs out, as no more can be revoked: whoever has the directories of the node can take part in the cluster for so long (" + errs.Public(err) + ")"
 				return nil
 			}
 			if err != nil {
 				return err
 			}
-			if err = p.s.control.PutTrust(ctx, next.AppendTo(nil), revision); !errs.Is(err, errs.Stale) {
+			if err = keeper.PutTrust(ctx, next.AppendTo(nil), revision); !errs.Is(err, errs.Stale) {
 				return err
 			}
-			if err := p.s.control.Refresh(ctx); err != nil { // somebody was faster: look again
+			if err := keeper.Refresh(ctx); err != nil { // somebody was faster: look again
 				return err
 			}
 		}
 	})
+	return warning, err
 }
 
 // SetZone implements console.Planner.
@@ -177,7 +213,7 @@ func (p planner) SetZone(ctx context.Context, name, zone string) error {
 	if p.s.mesh == nil {
 		return errs.E("server.SetZone", errs.Unsupported, "this store is one process, and has no zones")
 	}
-	if err := p.allKnow("zones that are set"); err != nil {
+	if err := p.allKnow("zones that are set", nil); err != nil {
 		return err
 	}
 	return persist(ctx, func() error { return p.s.control.SetZone(ctx, n.ID, zone) })

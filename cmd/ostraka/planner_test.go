@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ostraka/ostraka/cluster"
+	"github.com/ostraka/ostraka/cluster/gossip"
+	"github.com/ostraka/ostraka/cluster/trust"
+	"github.com/ostraka/ostraka/disk"
+	"github.com/ostraka/ostraka/internal/errs"
+)
+
+// A change that some build does not know waits for all that may meet it: also in the log, after their return.
+func TestAChangeWaitsForBuildsThatDoNotKnowIt(t *testing.T) {
+	one, two := disk.ID{1}, disk.ID{2}
+	is := func(id disk.ID, state gossip.State, newest uint32) gossip.Member {
+		return gossip.Member{State: state, Tags: gossip.Tags{Node: id, Protocol: gossip.Versions{Oldest: 1, Newest: newest}}}
+	}
+	for _, c := range []struct {
+		name   string
+		second cluster.Roles
+		view   []gossip.Member
+		never  []disk.ID
+		waits  bool
+	}{
+		{"all know it", cluster.RoleStorage, []gossip.Member{is(one, gossip.Alive, 2), is(two, gossip.Alive, 2)}, nil, false},
+		{"one that is here does not", cluster.RoleStorage, []gossip.Member{is(one, gossip.Alive, 2), is(two, gossip.Alive, 1)}, nil, true},
+		{"one that is away does not", cluster.RoleStorage, []gossip.Member{is(one, gossip.Alive, 2), is(two, gossip.Failed, 1)}, nil, true},
+		{"one that left does not", cluster.RoleStorage, []gossip.Member{is(one, gossip.Alive, 2), is(two, gossip.Left, 1)}, nil, true},
+		{"one that is away, and knows it", cluster.RoleStorage, []gossip.Member{is(one, gossip.Alive, 2), is(two, gossip.Failed, 2)}, nil, false},
+		{"one that never comes back", cluster.RoleStorage, []gossip.Member{is(one, gossip.Alive, 2), is(two, gossip.Failed, 1)}, []disk.ID{two}, false},
+		{"one of which nobody has heard", cluster.RoleStorage, []gossip.Member{is(one, gossip.Alive, 2)}, nil, true},
+		{"one of which nobody has heard, and that never comes back", cluster.RoleStorage, []gossip.Member{is(one, gossip.Alive, 2)}, []disk.ID{two}, false},
+		{"a gateway that is away does not", cluster.RoleGateway, []gossip.Member{is(one, gossip.Alive, 2), is(two, gossip.Failed, 1)}, nil, false},
+		{"a gateway that is here does not", cluster.RoleGateway, []gossip.Member{is(one, gossip.Alive, 2), is(two, gossip.Alive, 1)}, nil, true},
+	} {
+		nodes := []cluster.Node{{ID: one, Roles: cluster.RoleStorage}, {ID: two, Roles: c.second}}
+		err := mayMiss(nodes, &gossip.View{Members: c.view}, "it", c.never)
+		if (err != nil) != c.waits || c.waits && !errs.Is(err, errs.Precondition) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// keeper is a trustKeeper of its own.
+type keeper struct {
+	b        []byte
+	revision uint64
+}
+
+func (k *keeper) Trust() ([]byte, uint64)       { return k.b, k.revision }
+func (k *keeper) Refresh(context.Context) error { return nil }
+func (k *keeper) PutTrust(_ context.Context, b []byte, revision uint64) error {
+	if revision != k.revision {
+		return errs.E("test", errs.Stale, "changed")
+	}
+	k.b, k.revision = b, revision+1
+	return nil
+}
+
+// So many are revoked that there is no room for one more: it is removed all the same, and whoever removes it is told.
+func TestANodeThatCannotBeRevokedIsToldOf(t *testing.T) {
+	now := time.Now()
+	st, err := trust.New([16]byte{1}, trust.NewSecret(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &keeper{b: st.AppendTo(nil)}
+	p := planner{log: slog.New(slog.DiscardHandler)}
+	if warning, err := p.revoke(t.Context(), disk.ID{9}, k); warning != "" || err != nil || k.revision != 1 {
+		t.Fatalf("the first: %q, %v, revision %d", warning, err, k.revision)
+	}
+	if st, err = trust.Decode(k.b); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; err == nil; i++ {
+		if i > 1000 {
+			t.Fatal("there is no end to it")
+		}
+		var next *trust.State
+		if next, err = st.Revoke([16]byte{1, byte(i), byte(i >> 8)}, now); err == nil {
+			st = next
+		}
+	}
+	k.b = st.AppendTo(nil)
+	warning, err := p.revoke(t.Context(), disk.ID{8}, k)
+	if err != nil || !strings.Contains(warning, "stays good") || k.revision != 1 {
+		t.Errorf("one too many: %q, %v, revision %d", warning, err, k.revision)
+	}
+}
