@@ -48,7 +48,7 @@ unit: ## unit tests without the race detector
 .PHONY: race
 race: ## unit tests under the race detector (without it where there is no C compiler); the simulations are apart
 	@[ -n '$(RACE)' ] || echo 'NOT RUN: the race detector, because there is no C compiler; the tests run without it'
-	go test -short $(RACE) -skip '^TestSim' $(UNIT)
+	go test -short $(RACE) -timeout 20m -skip '^TestSim' $(UNIT)
 
 .PHONY: sim-short
 sim-short: ## both simulations over a slice of seeds, and the mutations that have to be caught, as in CI

@@ -44,7 +44,7 @@ func newMember(t *testing.T, role string, drives int, first *member, zone string
 
 // onlyDrives takes from the command line what a node needs to join, and not to start again.
 func (m *member) onlyDrives() {
-	for _, flag := range []string{"--join", "--cluster-secret-file", "--expect"} {
+	for _, flag := range []string{"--join", "--cluster-secret-file", "--expect", "--zone"} {
 		if i := slices.Index(m.args, flag); i >= 0 {
 			m.args = slices.Delete(m.args, i, i+2)
 		}
@@ -116,6 +116,28 @@ func (m *member) complete(nodes int) {
 	})
 }
 
+// zones returns the zones of all nodes, in order.
+func (m *member) zones() (zones []string) {
+	m.t.Helper()
+	out, stderr, err := m.ostraka("admin", "node", "list", "--json")
+	var list struct {
+		Nodes []struct {
+			Zone string `json:"zone"`
+		} `json:"nodes"`
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &list)
+	}
+	if err != nil {
+		m.t.Fatalf("the nodes: %v\n%s", err, stderr)
+	}
+	for _, n := range list.Nodes {
+		zones = append(zones, n.Zone)
+	}
+	slices.Sort(zones)
+	return zones
+}
+
 // formCluster starts three servers that wait for each other, and returns them ready.
 func formCluster(t *testing.T) []*member {
 	t.Helper()
@@ -159,6 +181,22 @@ func TestThreeServersAreOneStore(t *testing.T) {
 	all[2].put("by-gateway", "k", small)
 	gateway.get("by-gateway", "k", small)
 
+	// Nobody overwrites what a version is to be kept of, once somebody was told that versions are kept.
+	ctx := t.Context()
+	for i := range 12 {
+		bucket := fmt.Sprintf("versions-%d", i)
+		all[0].makeBucket(bucket)
+		if err := all[i%3].minio().EnableVersioning(ctx, bucket); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range append([]*member{gateway}, all...) {
+			info, err := m.minio().PutObject(ctx, bucket, "k", strings.NewReader("x"), 1, minio.PutObjectOptions{})
+			if err != nil || info.VersionID == "" {
+				t.Fatalf("%s put version %q: %v", m.addr, info.VersionID, err)
+			}
+		}
+	}
+
 	stranger := newMember(t, "server", 1, all[0], "z4")
 	stranger.secret = filepath.Join(t.TempDir(), "other")
 	if err := os.WriteFile(stranger.secret, []byte(strings.Repeat("0123456789abcdef", 4)), 0o600); err != nil {
@@ -181,6 +219,9 @@ func TestThreeServersAreOneStore(t *testing.T) {
 	all[1].onlyDrives()
 	all[1].start()
 	all[1].complete(4)
+	if zones := all[0].zones(); !slices.Equal(zones, []string{"z1", "z2", "z3", "z9"}) {
+		t.Errorf("the zones are %q after a start that named none", zones)
+	}
 	all[1].get("shared", "without-2", large)
 	all[1].put("while-one-is-away", "k", small)
 	gateway.get("while-one-is-away", "k", small)

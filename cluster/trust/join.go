@@ -210,7 +210,7 @@ func refusedEarly(kind errs.Kind) error {
 	case errs.Busy:
 		return errs.E(op, kind, "too many attempts to join from here, at a time or failed ones; wait a minute")
 	case errs.Unsupported:
-		return errs.E(op, kind, "the member speaks no version of the join protocol that is known here, or issues no certificates")
+		return errs.E(op, kind, "the member issues no certificates, as a gateway without drives (join by a node with drives), or speaks no version of the join protocol that is known here")
 	}
 	return errs.E(op, errs.Unavailable, "the member cannot answer now")
 }

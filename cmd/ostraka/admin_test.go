@@ -50,7 +50,7 @@ func newStore(t *testing.T, n int) *store {
 func (s *store) start(n int) {
 	s.t.Helper()
 	cfg := &config.Server{Drives: s.dirs[:n], RootAccessKey: "rootaccess", RootSecretKey: "rootsecretkey", Region: "us-east-1", ShutdownTimeout: 20 * time.Second}
-	st, err := open(s.t.Context(), cfg, nil, slog.New(slog.DiscardHandler))
+	st, err := open(s.t.Context(), cfg, nil, func(string) {}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -62,7 +62,7 @@ func (s *stack) openCluster(ctx context.Context, cfg *config.Server, ln net.List
 	if self.IsZero() {
 		self = disk.NewID()
 	}
-	m := newMesh(cfg, ln, self, func() int { return int(s.inFlight.Load()) }, log.With("node", self.String()[:8]))
+	m := newMesh(cfg, ln, self, s.waits, func() int { return int(s.inFlight.Load()) }, log.With("node", self.String()[:8]))
 	s.mesh = m
 	s.onClose(m.close)
 	s.fleet = node.NewFleet(node.FleetConfig{Self: self, Local: s.set, Client: m.client})
@@ -190,6 +190,7 @@ func (s *stack) insist(ctx context.Context, log *slog.Logger, waiting string, f 
 		}
 		if text := errs.Public(err); text != last {
 			log.Warn(waiting, "err", err)
+			s.waits(waiting + ": " + text)
 			last = text
 		}
 		if !pause(ctx, askEvery) {
@@ -335,6 +336,10 @@ func (s *stack) goOn(ctx context.Context, cfg *config.Server, want erasure.Profi
 // self is this node as the control plane keeps it.
 func (s *stack) self(cfg *config.Server) cluster.Node {
 	n := cluster.Node{ID: s.mesh.self, Name: cfg.Name, Zone: cfg.Zone, Address: cfg.Advertise, Gossip: cfg.GossipAdvertised()}
+	if n.Zone == "" && s.control != nil {
+		is, _ := s.control.State().Node(n.ID) // it is not named at each start
+		n.Zone = is.Zone
+	}
 	if cfg.Role != config.NodeRole {
 		n.Roles |= cluster.RoleGateway
 		n.S3 = s3Address(cfg)

@@ -22,6 +22,8 @@ type control struct {
 	*cluster.Control
 	account string
 	asks    *refresher
+	// tellGateways has the other gateways learn what was decided, those that answer; nil in a process that is alone.
+	tellGateways func(context.Context)
 }
 
 var _ object.Control = (*control)(nil)
@@ -68,6 +70,11 @@ func (s *stack) openCopies(ctx context.Context, m *mesh, log *slog.Logger) error
 	}
 	asks := &refresher{ask: c.Refresh}
 	s.control = &control{Control: c, account: s.account(), asks: asks}
+	if m != nil {
+		s.control.tellGateways = s.tellGateways
+		follow := s.control.Refresh
+		m.catchUp.Store(&follow)
+	}
 	s.onClose(func(context.Context) error {
 		c.Close()
 		asks.wait()
@@ -196,9 +203,14 @@ func (c *control) CreateBucket(ctx context.Context, b object.Bucket) (object.Buc
 	return fromCluster(made), err
 }
 
-// SetVersioning changes the versioning state of a bucket.
+// SetVersioning changes the versioning state of a bucket. Once it has returned all gateways write by it, but for those that did
+// not answer in time: one that does not know of it yet would overwrite what a version is to be kept of.
 func (c *control) SetVersioning(ctx context.Context, id uint64, v object.Versioning) error {
-	return c.Control.SetVersioning(ctx, id, cluster.Versioning(v))
+	err := c.Control.SetVersioning(ctx, id, cluster.Versioning(v))
+	if err == nil && c.tellGateways != nil {
+		c.tellGateways(ctx)
+	}
+	return err
 }
 
 func fromCluster(b cluster.Bucket) object.Bucket {

@@ -38,6 +38,7 @@ const (
 	mRenew  rpc.Method = 2000 // a certificate request → a certificate
 	mDrives rpc.Method = 2001 // what a node says of its drives, as JSON
 	mCheck  rpc.Method = 2002 // a note to the process that makes the complete check → how that stands
+	mFollow rpc.Method = 2003 // nothing → nothing, once the node knows of the control plane what was answered before
 )
 
 // The methods of the control plane.
@@ -67,11 +68,13 @@ type mesh struct {
 	peers   atomic.Pointer[rpc.Peers]
 	server  *rpc.Server
 
-	drives atomic.Pointer[func(context.Context) []console.DriveStatus] // of this node
-	check  atomic.Pointer[func(note []byte) ([]byte, error)]           // what answers notes about the check
+	drives  atomic.Pointer[func(context.Context) []console.DriveStatus] // of this node
+	check   atomic.Pointer[func(note []byte) ([]byte, error)]           // what answers notes about the check
+	catchUp atomic.Pointer[func(context.Context) error]                 // asks the leader for what is new
 
-	requests func() int // of clients, in flight in this process
-	load     node.Load  // by those of other processes
+	requests func() int          // of clients, in flight in this process
+	waits    func(reason string) // tells clients for what this process waits
+	load     node.Load           // by those of other processes
 
 	denied string // why the addresses of --join refused last; of tend
 
@@ -84,8 +87,8 @@ var _ cluster.Network = (*mesh)(nil)
 
 // newMesh makes a mesh of one node, which knows nobody yet. It takes the listener over. requests counts those of clients that
 // this process serves.
-func newMesh(cfg *config.Server, ln net.Listener, self disk.ID, requests func() int, log *slog.Logger) *mesh {
-	m := &mesh{cfg: cfg, log: log, ln: ln, self: self, requests: requests, mux: rpc.NewMux()}
+func newMesh(cfg *config.Server, ln net.Listener, self disk.ID, waits func(reason string), requests func() int, log *slog.Logger) *mesh {
+	m := &mesh{cfg: cfg, log: log, ln: ln, self: self, waits: waits, requests: requests, mux: rpc.NewMux()}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	for method := firstControl; method <= lastControl; method++ {
 		m.mux.Handle(method, func(ctx context.Context, from rpc.Peer, payload []byte) ([]byte, error) {
@@ -106,6 +109,13 @@ func newMesh(cfg *config.Server, ln net.Listener, self disk.ID, requests func() 
 		}
 		b, err := json.Marshal((*tell)(ctx))
 		return b, errs.As("server.Drives", errs.Internal, err)
+	})
+	m.mux.Handle(mFollow, func(ctx context.Context, _ rpc.Peer, _ []byte) ([]byte, error) {
+		follow := m.catchUp.Load()
+		if follow == nil {
+			return nil, nil // it serves nobody yet
+		}
+		return nil, (*follow)(ctx)
 	})
 	m.mux.Handle(mCheck, func(_ context.Context, _ rpc.Peer, note []byte) ([]byte, error) {
 		answer := m.check.Load()
@@ -307,6 +317,7 @@ func (m *mesh) join(ctx context.Context) (*trust.Grant, error) {
 		}
 		if text := errs.Public(err); text != last {
 			m.log.Warn("the cluster cannot be joined yet; it is tried again until it can", "addresses", m.cfg.Join, "err", err)
+			m.waits("the cluster cannot be joined yet: " + text)
 			last = text
 		}
 		if !pause(ctx, time.Second) {

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -120,9 +122,9 @@ func newLogger(w io.Writer, cfg *config.Server) *slog.Logger {
 func runServer(ctx context.Context, p process, cfg *config.Server, log *slog.Logger) (err error) {
 	limit := limitMemory(cfg.MemoryLimit, p.getenv("GOMEMLIMIT"))
 	log.Debug("memory", "limit", limit)
-	var tls *tlsfiles.Pair
+	var pair *tlsfiles.Pair
 	if cfg.TLS() {
-		if tls, err = tlsfiles.Load(cfg.TLSCert, cfg.TLSKey, time.Now, log); err != nil {
+		if pair, err = tlsfiles.Load(cfg.TLSCert, cfg.TLSKey, time.Now, log); err != nil {
 			return err
 		}
 	}
@@ -139,9 +141,20 @@ func runServer(ctx context.Context, p process, cfg *config.Server, log *slog.Log
 		}
 		defer nodes.Close() // likewise
 	}
-	s, err := open(ctx, cfg, nodes, log)
+	// Whoever asks hears that it is not ready yet, and why, however long it waits for others.
+	early := newFront(cfg.Role != config.NodeRole)
+	var secure *tls.Config
+	if pair != nil {
+		secure = pair.Config()
+	}
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- serve(serving, l, early, secure, cfg.ShutdownTimeout, log) }() // is waited for below
+	s, err := open(ctx, cfg, nodes, early.waits, log)
 	if err != nil {
-		return err
+		stop()
+		return errors.Join(err, <-served)
 	}
 	defer func() {
 		// Requests have ended; what is left is quick, or a drive that hangs.
@@ -156,16 +169,15 @@ func runServer(ctx context.Context, p process, cfg *config.Server, log *slog.Log
 			log.Info("stopped")
 		}
 	}()
+	early.open(s.handler)
 	if err := s.banner(p.stdout, cfg, l.Addr()); err != nil {
-		return errs.Wrap("server", err)
+		stop()
+		return errors.Join(errs.Wrap("server", err), <-served)
 	}
 	if ctx.Err() == nil {
 		context.AfterFunc(ctx, p.interrupted)
 	}
-	if tls == nil {
-		return serve(ctx, l, s.handler, nil, cfg.ShutdownTimeout, log)
-	}
-	return serve(ctx, l, s.handler, tls.Config(), cfg.ShutdownTimeout, log)
+	return <-served
 }
 
 // banner prints what a person who started the server wants to know.
@@ -186,7 +198,11 @@ func (s *stack) banner(w io.Writer, cfg *config.Server, addr net.Addr) error {
 		fmt.Fprintf(t, "  drives\t%s\n", strings.Join(lines, "\n  \t"))
 	}
 	if s.mesh != nil {
-		fmt.Fprintf(t, "  cluster\t%s, of %d nodes with %d drives; others join with --join %s\n", s.set.Cluster(), len(s.control.State().Nodes()), len(s.layout().Drives()), cfg.Advertise)
+		fmt.Fprintf(t, "  cluster\t%s, of %d nodes with %d drives", s.set.Cluster(), len(s.control.State().Nodes()), len(s.layout().Drives()))
+		if cfg.Role != config.GatewayRole { // which issues no certificates
+			fmt.Fprintf(t, "; others join with --join %s", cfg.Advertise)
+		}
+		fmt.Fprintln(t)
 	}
 	fmt.Fprintf(t, "  profile\t%s\n", describe(s.layout()))
 	try := "aws --endpoint-url " + url + " s3 ls"

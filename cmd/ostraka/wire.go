@@ -53,6 +53,7 @@ type stack struct {
 	meta    *metadata.Client
 	store   *object.Store
 	handler http.Handler
+	waits   func(reason string) // tells clients for what the process waits that opens it
 
 	access   string // root access key
 	keysFrom string // file that the root keys are in; "" if they were given
@@ -75,8 +76,8 @@ func (s *stack) layout() *placement.Layout { return s.control.State().Layout() }
 
 // open builds the stack, from the drives up. What it opened is closed again if it fails. nodes is the listener
 // for other nodes; nil for a process that is alone.
-func open(ctx context.Context, cfg *config.Server, nodes net.Listener, log *slog.Logger) (_ *stack, err error) {
-	s := new(stack)
+func open(ctx context.Context, cfg *config.Server, nodes net.Listener, waits func(reason string), log *slog.Logger) (_ *stack, err error) {
+	s := &stack{waits: waits}
 	defer func() {
 		if err != nil {
 			closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.ShutdownTimeout)

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestWhoAsksAProcessThatWaitsHearsWhy(t *testing.T) {
+	ask := func(f *front, path string) (int, string) {
+		w := httptest.NewRecorder()
+		f.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		return w.Code, w.Body.String()
+	}
+	f := newFront(true)
+	for _, c := range []struct {
+		path, has string
+		status    int
+	}{
+		{"/-/live", "live", 200},
+		{"/-/ready", "starting", 503},
+		{"/-/admin/v1/info", "starting", 503},
+		{"/bucket/key", "<Code>ServiceUnavailable</Code>", 503},
+	} {
+		if status, body := ask(f, c.path); status != c.status || !strings.Contains(body, c.has) {
+			t.Errorf("%s: %d %s", c.path, status, body)
+		}
+	}
+	f.waits("nobody answers")
+	if _, body := ask(f, "/-/ready"); !strings.Contains(body, "nobody answers") {
+		t.Errorf("the reason: %s", body)
+	}
+	if _, body := ask(newFront(false), "/bucket/key"); strings.Contains(body, "<Error>") {
+		t.Errorf("S3 by who never serves it: %s", body)
+	}
+	f.open(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	if status, _ := ask(f, "/-/ready"); status != http.StatusTeapot {
+		t.Errorf("open, and the answer is %d", status)
+	}
+}
