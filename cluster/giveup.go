@@ -208,7 +208,7 @@ func (s *State) giveUp(next *State, c *command) (any, error) {
 	var drives []uint16 // that are not retired yet
 	for _, num := range c.move.leaving {
 		if s.Retired(num) {
-			if s.replaced(num) {
+			if s.replaced(num) && !slices.ContainsFunc(s.replacements, func(r Replacement) bool { return r.Old == num && slices.Contains(c.move.leaving, r.New) }) {
 				return refuse(errs.Invalid, "drive %d is being replaced", num)
 			}
 			continue
@@ -230,14 +230,14 @@ func (s *State) giveUp(next *State, c *command) (any, error) {
 	case len(x.Begun) > 0:
 		return refuse(errs.Precondition, "a change of the members of %d partitions was begun that could not end any more", len(x.Begun))
 	}
-	for _, r := range s.replacements {
-		// Members may be wedged for it, and drives know transitions by their number: no other one can end it.
-		if slices.Contains(drives, r.New) && r.Phase == Membership && r.Term > 0 {
-			return refuse(errs.Precondition, "drive %d was taking the place of drive %d, and partitions may stand still for it: only its own node can go on with that; bring the node back, "+
-				"or replace drive %d there once more", r.New, r.Old, r.New)
-		}
-	}
 	gone := s.without(drives)
+	if list := s.cutShort(drives); len(list) > 0 {
+		p, err := s.takenOver(list, gone, c)
+		if err != nil {
+			return nil, errs.Wrap(op, err)
+		}
+		next.moves = s.moves.with(p)
+	}
 	if s.moves.plan != nil {
 		p := *s.moves.plan
 		var err error
@@ -321,6 +321,57 @@ func (s *State) mayLeave(p *MovePlan) {
 	p.Leaving = slices.DeleteFunc(slices.Clone(p.Leaving), func(num uint16) bool {
 		return slices.ContainsFunc(s.layout.PartitionsOf(num), func(partition uint32) bool { return !leaves[role{partition, num}] })
 	})
+}
+
+// cutShort returns the replacements whose newcomers are among drives, and for which partitions may stand still.
+func (s *State) cutShort(drives []uint16) (list []Replacement) {
+	for _, r := range s.replacements {
+		if slices.Contains(drives, r.New) && r.Phase == Membership && r.Term > 0 && len(s.layout.PartitionsOf(r.Old)) > 0 {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// TakesOver reports whether giving up drives cuts a replacement short: what is left of it becomes a plan, which there can
+// only be if none is open.
+func (s *State) TakesOver(drives []uint16) bool { return len(s.cutShort(drives)) > 0 }
+
+// takenOver turns what is left of a replacement, of which the newcomer is given up, into a plan. Members may be wedged for it,
+// and know transitions by their number alone: so the plan has its number, and a higher term, and all of its moves are begun.
+func (s *State) takenOver(list []Replacement, gone func(uint16) bool, c *command) (*MovePlan, error) {
+	const op = "cluster.takenOver"
+	refuse := func(k errs.Kind, format string, args ...any) (*MovePlan, error) {
+		return nil, errs.E(op, k, fmt.Sprintf(format, args...))
+	}
+	r := list[0]
+	switch {
+	case len(list) > 1:
+		return refuse(errs.Precondition, "drives %d and %d were taking the places of others, and partitions may stand still for both: give them up one after the other", r.New, list[1].New)
+	case s.moves.plan != nil:
+		return refuse(errs.Precondition, "drive %d was taking the place of drive %d, and partitions may stand still for it: revert plan %d first, and wait until what it has begun is over", r.New, r.Old, s.moves.plan.ID)
+	}
+	to := make(map[place]uint16)
+	for _, m := range c.move.moves {
+		to[place{m.Partition, m.Position}] = m.To
+	}
+	p := &MovePlan{ID: r.ID, Term: r.Term + 1, Layout: s.layout.Number(), Begun: c.time}
+	lost := func(num uint16) bool { return gone(num) || s.Retired(num) }
+	for _, partition := range s.layout.PartitionsOf(r.Old) {
+		g := s.layout.Group(partition)
+		m := placement.Move{Partition: partition, Position: g.Position(r.Old), From: r.Old}
+		m.To = to[place{m.Partition, m.Position}]
+		if _, ok := s.layout.Drive(m.To); !ok || lost(m.To) || s.comes(m.To) || s.layout.MayMove(m) != nil {
+			return refuse(errs.Stale, "position %d of partition %d, of drive %d, needs another successor than drive %d", m.Position, partition, m.From, m.To)
+		}
+		left := len(slices.DeleteFunc(slices.Clone(g.Drives), lost))
+		if !metadata.Ends(g.Quorum, s.layout.Next([]placement.Move{m}).Quorum, left, true) {
+			return refuse(errs.Precondition, "a change of the members of partition %d was begun that could not end any more", partition)
+		}
+		p.Moves = append(p.Moves, PlannedMove{Move: m, State: MoveBegun})
+	}
+	p.Total = len(p.Moves)
+	return p, nil
 }
 
 // succeed returns the moves of the open plan without drives that are given up as newcomers.
@@ -416,15 +467,15 @@ func (p *MovePlan) publishSuccessions(l *placement.Layout, list []placement.Move
 }
 
 // Successors chooses who takes the places that the open plan has begun to give to drives which are about to be given
-// up, and those of members without which something that was begun could not end. They are drives that may be used, as far
+// up, those of members without which something that was begun could not end, and those that a drive among them was
+// taking over. They are drives that may be used, as far
 // from the other members of the partition as can be, and with the fewest places for their size. The error is of kind
 // Invalid if there is none for a place.
 func (s *State) Successors(drives []uint16, usable func(num uint16) bool) ([]placement.Move, error) {
-	plan := s.moves.plan
+	plan, gone := s.moves.plan, s.without(drives)
 	if plan == nil {
-		return nil, nil
+		plan = new(MovePlan)
 	}
-	gone := s.without(drives)
 	c := s.newChooser(func(num uint16) bool {
 		return !s.Retired(num) && !gone(num) && !s.comes(num) && !slices.Contains(plan.Leaving, num) && usable(num)
 	})
@@ -432,6 +483,16 @@ func (s *State) Successors(drives []uint16, usable func(num uint16) bool) ([]pla
 		c.taken[m.Partition] = append(c.taken[m.Partition], m.To)
 	}
 	var list []placement.Move
+	for _, r := range s.cutShort(drives) {
+		for _, partition := range s.layout.PartitionsOf(r.Old) {
+			m := placement.Move{Partition: partition, Position: s.layout.Group(partition).Position(r.Old), From: r.Old}
+			var err error
+			if m.To, err = c.choose(partition, m.Position, r.New); err != nil {
+				return nil, err
+			}
+			list = append(list, m)
+		}
+	}
 	turned, begun := make(map[uint32]bool), s.begunMoves()
 	for _, partition := range slices.Sorted(maps.Keys(begun)) {
 		x, _ := s.turn(begun[partition], func(num uint16) bool { return num != 0 && (gone(num) || s.Retired(num)) })

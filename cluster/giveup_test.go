@@ -74,32 +74,80 @@ func TestDrivesThatNobodyReplacesAreGivenUpAndLeave(t *testing.T) {
 	}
 }
 
-// Only the replacement itself can end what it has begun: it goes on, or has not begun.
-func TestANewcomerThatIsMovingInIsNotGivenUp(t *testing.T) {
+// A node dies for good while one of its drives is being replaced. What the newcomer has not taken goes to others, by the
+// transition for which partitions may stand still.
+func TestAReplacementOfADeadNodeIsTakenOver(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		before []*command
-		kind   errs.Kind
-	}{
-		{name: "one that nobody moves yet"},
-		{"one that is moving in", []*command{{op: opTakeOver, id: 1}}, errs.Precondition},
-	} {
-		m := newMoving(t, c.name, 7, 2, 2)
+		name  string
+		begun bool
+		taken int // partitions
+	}{{"nobody moves it yet", false, 0}, {"it was begun", true, 0}, {"it is half done", true, 3}, {"all partitions are taken", true, 99}} {
+		m := newMoving(t, c.name, 9, 2, 2)
 		m.must(&command{op: opBeginReplace, old: 1, drive: newDrive(99)})
-		for _, b := range c.before {
-			m.must(b)
-		}
 		r := m.s.Replacements()[0]
-		_, err := m.do(&command{op: opGiveUp, move: moveCommand{leaving: []uint16{r.New}}})
-		if c.kind != 0 {
-			if !errs.Is(err, c.kind) || len(m.s.Replacements()) != 1 {
-				t.Errorf("%s: %v", c.name, err)
+		parts := m.s.Layout().PartitionsOf(1)
+		if c.begun {
+			m.must(&command{op: opTakeOver, id: r.ID})
+			r = m.s.Replacements()[0]
+			if n := min(c.taken, len(parts)); n > 0 {
+				m.must(&command{op: opPublishSwap, id: r.ID, term: r.Term, partitions: parts[:n]})
 			}
-			continue
 		}
-		if err != nil || len(m.s.Replacements()) != 0 || !slices.Equal(m.s.GivenUp(), []uint16{1, r.New}) {
-			t.Errorf("%s: %v, given up %v", c.name, err, m.s.GivenUp())
+		left := m.s.Layout().PartitionsOf(1)
+		if c.begun && len(left) > 0 {
+			if _, err := m.do(&command{op: opGiveUp, move: moveCommand{leaving: []uint16{1, r.New}}}); !errs.Is(err, errs.Stale) {
+				t.Errorf("%s: without successors: %v", c.name, err)
+			}
 		}
+		for range 2 { // who asks again has not heard the answer
+			if err := m.abandon(1, r.New); err != nil {
+				t.Fatalf("%s: %v", c.name, err)
+			}
+		}
+		if !slices.Equal(m.s.GivenUp(), []uint16{1, r.New}) || len(m.s.Replacements()) != 0 {
+			t.Errorf("%s: given up are %v, replacements %+v", c.name, m.s.GivenUp(), m.s.Replacements())
+		}
+		if _, err := m.do(&command{op: opPublishSwap, id: r.ID, term: r.Term, partitions: left}); !errs.Is(err, errs.NotFound) {
+			t.Errorf("%s: the mover of before publishes: %v", c.name, err)
+		}
+		plan, open := m.s.Plan()
+		if open != (c.begun && len(left) > 0) || open && (plan.ID != r.ID || plan.Term <= r.Term || len(plan.Moves) != len(left)) {
+			t.Fatalf("%s: %d partitions are left, and the plan is %+v", c.name, len(left), plan)
+		}
+		m.finish()
+		if got := m.s.Layout().PartitionsOf(1); open && len(got) > 0 {
+			t.Errorf("%s: the drive of before still has %v", c.name, got)
+		}
+		m.must(&command{op: opApplyPlan, move: moveCommand{layout: m.s.Layout().Number(), moves: m.drained(1, r.New), leaving: []uint16{1, r.New}}})
+		m.finish()
+		if list := m.s.GivenUp(); len(list) > 0 {
+			t.Errorf("%s: still in the layout: %v", c.name, list)
+		}
+	}
+}
+
+// Two transitions at once would have to have one number, and an open plan has another.
+func TestAReplacementIsNotTakenOverBesideAPlan(t *testing.T) {
+	m := newMoving(t, "beside a plan", 9, 2, 2)
+	m.must(&command{op: opBeginReplace, old: 1, drive: newDrive(99)})
+	r := m.s.Replacements()[0]
+	m.must(&command{op: opTakeOver, id: r.ID})
+	var list []placement.Move
+	for p := range m.s.Layout().Partitions() {
+		g := m.s.Layout().Group(p)
+		for to := uint16(2); to <= 9 && g.Position(1) < 0 && len(list) == 0; to++ {
+			if g.Position(to) < 0 {
+				list = append(list, placement.Move{Partition: p, From: g.Drives[0], To: to})
+			}
+		}
+	}
+	m.must(&command{op: opApplyPlan, move: moveCommand{layout: m.s.Layout().Number(), moves: list}})
+	if err := m.abandon(1, r.New); !errs.Is(err, errs.Precondition) {
+		t.Fatalf("got %v", err)
+	}
+	m.must(&command{op: opRevertPlan, id: m.s.moves.plan.ID})
+	if err := m.abandon(1, r.New); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -92,8 +92,12 @@ func (p planner) JudgeGiveUp(ctx context.Context, q console.GiveUpRequest) (*con
 	if _, err := st.Successors(a.Drives, p.s.here); err != nil {
 		return nil, err
 	}
-	if open, is := st.Plan(); is {
+	if open, is := st.Plan(); is && st.TakesOver(a.Drives) {
+		return nil, errs.E(op, errs.Precondition, fmt.Sprintf("one of the drives was taking the place of another, and partitions may stand still for it: revert plan %d first, and wait until what it has begun is over", open.ID))
+	} else if is {
 		a.Problem = inTheWay(open.ID)
+	} else if st.TakesOver(a.Drives) {
+		a.Problem = "one of the drives was taking the place of another: the places that it has not taken are given to others first; once that is over, plan again"
 	} else if plan, l, err := p.plan(ctx, console.PlanRequest{DrainDrives: a.Drives}); err != nil {
 		a.Problem = errs.Public(err)
 	} else {
