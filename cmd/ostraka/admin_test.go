@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -302,6 +303,47 @@ func TestOnATerminalItAsksAndDrawsABar(t *testing.T) {
 	code, _, stderr = adminAt(t, h2.URL, process{terminal: on(100), stdin: strings.NewReader("\n")}, "drive", "replace", "/d2")
 	if code != 4 || !strings.Contains(stderr, "nothing was changed") || len(script.asked) != 1 {
 		t.Errorf("with no for an answer: code %d, %q, asked %q", code, stderr, script.asked)
+	}
+}
+
+// draining is the script of drains and of drives that are given up.
+func draining() *scripted {
+	plan := console.PlanReport{Layout: 377, Moves: 12, Leaving: []uint16{9}}
+	begun := plan
+	begun.ID = 3
+	return &scripted{next: map[string][]any{"layout/plan": {plan}, "layout/apply": {begun},
+		"drives/give-up": {console.GiveUpAnswer{DryRun: true, Drives: []uint16{9}, Plan: &plan}, console.GiveUpAnswer{Drives: []uint16{9}, Plan: &begun}}}}
+}
+
+var drainCommands = [][]string{{"node", "drain", "n1"}, {"drive", "drain", "9"}, {"node", "drain", "n1", "--dead"}, {"drive", "drain", "9", "--dead"}}
+
+func TestADrainBeginsWithoutATerminalOnlyIfItIsSaidToBeSure(t *testing.T) {
+	none := func() (int, bool) { return 0, false }
+	is := func() (int, bool) { return 80, true }
+	for _, args := range drainCommands {
+		for _, c := range []struct {
+			name  string
+			p     process
+			more  []string
+			code  int
+			says  string
+			asked int
+		}{
+			{"a pipe that says no", process{terminal: none, stdin: strings.NewReader("n\n")}, nil, 2, "--yes", 0},
+			{"a pipe that says yes", process{terminal: none, stdin: strings.NewReader("y\n")}, nil, 2, "no terminal", 0},
+			{"nothing to read from", process{terminal: is}, nil, 2, "--yes", 0},
+			{"sure", process{terminal: none, stdin: strings.NewReader("n\n")}, []string{"--yes"}, 0, "", 2},
+			{"a terminal that says no", process{terminal: is, stdin: strings.NewReader("n\n")}, nil, 4, "nothing was changed", 1},
+			{"a terminal that says yes", process{terminal: is, stdin: strings.NewReader("y\n")}, nil, 0, "Go on?", 2},
+		} {
+			script := draining()
+			h := httptest.NewServer(script)
+			code, out, stderr := adminAt(t, h.URL, c.p, slices.Concat(args, c.more)...)
+			h.Close()
+			if code != c.code || !strings.Contains(stderr, c.says) || len(script.asked) != c.asked || c.asked == 0 && out != "" {
+				t.Errorf("%q, %s: code %d, printed %q and %q, asked the server %q; want %d, %q and %d requests", args, c.name, code, out, stderr, script.asked, c.code, c.says, c.asked)
+			}
+		}
 	}
 }
 

@@ -79,6 +79,19 @@ func (p process) ask(sure bool) error {
 	return nil
 }
 
+// mayGoOn refuses what was not said to be wanted where nobody can be asked. It is for changes that are not to begin by a
+// pipe or a script that forgot to say so.
+func (p process) mayGoOn(sure bool) error {
+	asks := p.terminal != nil && p.stdin != nil
+	if asks {
+		_, asks = p.terminal()
+	}
+	if sure || asks {
+		return nil
+	}
+	return errs.E("admin", errs.Invalid, "nobody can be asked here, as this is no terminal: add --yes to begin it all the same; nothing was changed")
+}
+
 func replaceCommand(p process, e *endpoint) *cobra.Command {
 	var asJSON, sure, wait, noWait bool
 	var q console.ReplaceRequest

@@ -279,6 +279,9 @@ func layoutRevertCommand(p process, e *endpoint) *cobra.Command {
 
 // drain plans without some drives, shows that, asks, and begins it.
 func drain(cmd *cobra.Command, p process, e *endpoint, q console.PlanRequest, sure bool) error {
+	if err := p.mayGoOn(sure); err != nil {
+		return err
+	}
 	var r console.PlanReport
 	if _, err := e.send(cmd.Context(), request{method: http.MethodPost, path: "layout/plan", body: q}, &r); err != nil {
 		return err
@@ -342,7 +345,7 @@ a rule: ostraka admin drive replace.` + longDead,
 		},
 	}
 	deadFlags(c, &dead, &accept)
-	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
+	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask; needed where this is no terminal")
 	return c
 }
 
@@ -367,7 +370,7 @@ stopped for good, and forgotten: ostraka admin node remove.` + longDead,
 		},
 	}
 	deadFlags(c, &dead, &accept)
-	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
+	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask; needed where this is no terminal")
 	return c
 }
 

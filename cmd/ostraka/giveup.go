@@ -159,6 +159,9 @@ func (p planner) GivenUp() []uint16 { return p.s.control.State().GivenUp() }
 
 // abandon shows what giving drives up means, asks, and does it.
 func abandon(cmd *cobra.Command, p process, e *endpoint, q console.GiveUpRequest, sure bool) error {
+	if err := p.mayGoOn(sure); err != nil {
+		return err
+	}
 	q.DryRun = true
 	var a console.GiveUpAnswer
 	post := func() error {
