@@ -111,6 +111,8 @@ type Config struct {
 	// Nodes returns the nodes of the cluster, this one included, and waits for no longer than ctx; nil: the
 	// process is alone.
 	Nodes func(ctx context.Context) []NodeStatus
+	// Changes returns what of the open plan was begun and not published; nil: there is never a plan.
+	Changes func() Changes
 	// Planner changes the layout; nil: nobody does.
 	Planner Planner
 }
@@ -291,7 +293,8 @@ type Status struct {
 	Profile string        `json:"profile"`
 	Uptime  float64       `json:"uptime_seconds"`
 	Ready   bool          `json:"ready"`
-	Reason  string        `json:"reason,omitempty"` // why it is not ready
+	Reason  string        `json:"reason,omitempty"`  // why it is not ready
+	Missing []string      `json:"missing,omitempty"` // in words: what of the cluster does not serve now
 	Drives  []DriveStatus `json:"drives"`
 	Repairs *int          `json:"repair_backlog"` // rows; null: not known
 }
@@ -319,7 +322,7 @@ type DriveStatus struct {
 }
 
 func (h *Handler) status(r *http.Request) (any, error) {
-	s := Status{Version: h.Version, Profile: h.Layout().Profile().String(), Uptime: h.Now().Sub(h.Started).Seconds(), Ready: true}
+	s := Status{Version: h.Version, Profile: h.Layout().Profile().String(), Uptime: h.Now().Sub(h.Started).Seconds(), Ready: true, Missing: h.missing()}
 	ctx, cancel := context.WithTimeout(r.Context(), sampleWait)
 	defer cancel()
 	if err := h.Ready(ctx); err != nil {

@@ -208,7 +208,8 @@ func (h *Handler) redundancy(o heal.Outstanding, gone uint16) Redundancy {
 	r := judge(h.Layout(), here, func(num uint16) bool { return !incomplete[num] }, o)
 	lost, _ := h.Healer.Lost()
 	r.Doubtful = max(r.Doubtful, len(lost))
-	return r
+	n, until := h.standing(gone)
+	return r.halted(n, h.Layout().Partitions(), until)
 }
 
 // serves reports whether a drive is open and was not given up.

@@ -51,7 +51,7 @@ func (h *Handler) allNodes(ctx context.Context) []NodeStatus {
 	return h.Nodes(ctx)
 }
 
-// missing says what does not serve. It asks nobody.
+// missing says what does not serve, and which partitions stand still. It asks nobody.
 func (h *Handler) missing() (list []string) {
 	if h.Nodes == nil {
 		return nil
@@ -71,6 +71,9 @@ func (h *Handler) missing() (list []string) {
 			text = fmt.Sprintf("node %s (%s), with %s %s", n.Name, n.State, what, numbers(n.Away))
 		}
 		list = append(list, text)
+	}
+	if n, until := h.standing(0); n > 0 {
+		list = append(list, stillText(n, h.Layout().Partitions(), until))
 	}
 	return list
 }

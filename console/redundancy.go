@@ -18,12 +18,26 @@ type Redundancy struct {
 	Partitions int  `json:"partitions"`  // how many partitions stand like this one
 	ReadsNeed  int  `json:"reads_need"`  // drives: R records and k shards, whichever is more
 	WritesNeed int  `json:"writes_need"` // drives: W
-	Readable   bool `json:"readable"`    // everything can be read
-	Writable   bool `json:"writable"`    // everything can be written
+	Readable   bool `json:"readable"`    // enough drives are here to read everything, but for what is doubtful
+	Writable   bool `json:"writable"`    // enough drives are here to write everything
 	MayLose    int  `json:"may_lose"`    // further drives without losing data or access to it; 0 if unreadable
 	Wanting    int  `json:"wanting"`     // records that want repair, as far as the drives that are here know
 	Doubtful   int  `json:"doubtful"`    // of them, those of which too few shards are known to be good to read them
 	Behind     int  `json:"behind"`      // drives here that are not known to have all that was written while they were away
+	// Still counts the partitions whose change of members was begun and cannot go on with the drives that are here: they
+	// answer 503, and nothing counts as readable or writable. Of is how many partitions there are, Until what they wait for.
+	Still int    `json:"standing_still,omitempty"`
+	Of    uint32 `json:"of_partitions,omitempty"`
+	Until string `json:"until,omitempty"`
+}
+
+// halted is r where partitions stand still.
+func (r Redundancy) halted(n int, of uint32, until string) Redundancy {
+	if n > 0 {
+		r.Still, r.Of, r.Until = n, of, until
+		r.Readable, r.Writable, r.MayLose = false, false, 0
+	}
+	return r
 }
 
 // redundancyOf judges a layout: here says which drives serve records, and sound which of them have
@@ -149,6 +163,9 @@ func leaning(l *placement.Layout, o heal.Outstanding, num uint16) (records int, 
 // String says it in words.
 func (r Redundancy) String() string {
 	switch {
+	case r.Still > 0:
+		return fmt.Sprintf("%s; of the others at least %d of %d drives are here each, reading needs %d and writing %d; %s",
+			stillText(r.Still, r.Of, r.Until), r.Here, r.Members, r.ReadsNeed, r.WritesNeed, r.spare())
 	case !r.Readable:
 		return fmt.Sprintf("%d of %d drives of a partition are here, %d of them complete; reading needs %d: DATA IS UNAVAILABLE",
 			r.Here, r.Members, r.Sound, r.ReadsNeed)

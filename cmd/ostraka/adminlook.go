@@ -114,7 +114,11 @@ func printStatus(w io.Writer, s *console.Status) error {
 	if s.Repairs != nil {
 		backlog = humanize.Comma(int64(*s.Repairs))
 	}
-	fmt.Fprintf(t, "version\t%s\nprofile\t%s\nready\t%s\nrepairs outstanding\t%s\n\n", s.Version, s.Profile, yes(s.Ready, s.Reason), backlog)
+	fmt.Fprintf(t, "version\t%s\nprofile\t%s\nready\t%s\n", s.Version, s.Profile, yes(s.Ready, s.Reason))
+	for _, what := range s.Missing {
+		fmt.Fprintf(t, "MISSING\t%s\n", what)
+	}
+	fmt.Fprintf(t, "repairs outstanding\t%s\n\n", backlog)
 	printDriveRows(t, s.Drives)
 	return t.Flush()
 }

@@ -617,6 +617,20 @@ func (s *stack) missing() (list []string) {
 	return list
 }
 
+// changes are the moves of the open plan that were begun and not published.
+func (s *stack) changes() console.Changes {
+	st := s.control.State()
+	c := console.Changes{Retired: st.Retired}
+	if p, open := st.Plan(); open {
+		for _, m := range p.Moves {
+			if m.State == cluster.MoveBegun {
+				c.Moves = append(c.Moves, m.Move)
+			}
+		}
+	}
+	return c
+}
+
 // shareKeys keeps root keys that were given in the control plane of a cluster, for gateways and nodes that are
 // given none.
 func (s *stack) shareKeys(ctx context.Context, given rootkeys.Keys, log *slog.Logger) error {

@@ -338,7 +338,7 @@ func (s *stack) openFront(cfg *config.Server, keys rootkeys.Keys, log *slog.Logg
 	}
 	if s.mesh != nil {
 		s.mesh.tellDrives(func(ctx context.Context) []console.DriveStatus { return console.LocalStatuses(ctx, s.set, samples) })
-		cfgConsole.Here, cfgConsole.Nodes, cfgConsole.Planner = s.here, s.nodeStatuses, planner{s, log}
+		cfgConsole.Here, cfgConsole.Nodes, cfgConsole.Planner, cfgConsole.Changes = s.here, s.nodeStatuses, planner{s, log}, s.changes
 	}
 	admin := console.New(cfgConsole)
 	if cfg.Role == config.NodeRole {
