@@ -538,6 +538,7 @@ func (w *world) newMachine(num int, zone string, drives int) *machine {
 	for _, d := range m.drives {
 		d.num, d.retired = 0, true // until it has a number
 	}
-	m.links = &links{rng: rand.New(rand.NewPCG(w.rng.Uint64(), 4)), until: map[uint16]time.Time{}, extra: map[uint16]time.Duration{}}
+	m.links = &links{rng: rand.New(rand.NewPCG(w.rng.Uint64(), 4)), until: map[uint16]time.Time{}, extra: map[uint16]time.Duration{},
+		twice: w.rng.IntN(3) == 0}
 	return m
 }

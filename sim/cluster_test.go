@@ -859,7 +859,7 @@ func (g *grid) judge() {
 	w := g.w
 	c := &client{w: w, num: 100, rng: rand.New(rand.NewPCG(w.seed, 6))}
 	all := append(slices.Clone(plainKeys), counterKey)
-	g.ask(g.machines[0])
+	g.ask(g.all()[0])
 	if !g.await("empty lists of work", w.pending) {
 		return
 	}
