@@ -76,7 +76,8 @@ type mesh struct {
 	waits    func(reason string) // tells clients for what this process waits
 	load     node.Load           // by those of other processes
 
-	denied string // why the addresses of --join refused last; of tend
+	refused atomic.Bool // other nodes did not believe this node's certificate; see refused.go
+	denied  string      // why the addresses of --join refused last; of tend
 
 	ctx     context.Context // of what serves and watches; ends with close
 	cancel  context.CancelFunc
@@ -238,7 +239,9 @@ func (m *mesh) Call(ctx context.Context, id disk.ID, method uint16, payload []by
 	if p == nil {
 		return nil, errs.E("server.Call", errs.Unavailable, "this node has not joined yet")
 	}
-	return p.Client(id).Call(ctx, rpc.Method(method), payload)
+	b, err := p.Client(id).Call(ctx, rpc.Method(method), payload)
+	m.heed(err)
+	return b, err
 }
 
 // reachable returns the nodes that gossip sees, for a process that knows no state yet.
