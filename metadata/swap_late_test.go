@@ -101,59 +101,49 @@ func TestPartitionsDoNotStandStillForADriveThatIsStuck(t *testing.T) {
 	}{{"a member", 3}, {"who leaves", 1}, {"the newcomer", 5}} {
 		t.Run(c.name, func(t *testing.T) {
 			var longest time.Duration
-			runs := 0
-			for i := 1; ; i++ { // nothing stands still before the first was answered
-				finished := false
-				synctest.Test(t, func(t *testing.T) {
-					w := newSwapWorld(t, erasure.Profile{Data: 2, Parity: 2}, 1)
-					want := w.fill(8)
-					w.loneRow("k0", 4) // so that something has to be carried
-					delete(want, "k0")
-					o := &stuckWorld{swapWorld: w, num: c.stuck, left: i}
-					cl := NewClient(ClientConfig{Replicas: o})
-					begun := time.Now()
-					for try := 0; ; try++ {
-						report, err := cl.Swap(t.Context(), w.swap(1, false))
-						if err == nil && len(report.Skipped) == 0 {
-							break
-						}
-						if try == 3 {
-							t.Fatalf("message %d: %v (%+v)", i, err, report)
-						}
-						if !w.stands() { // the drive was stuck before anything was changed
-							o.mu.Lock()
-							o.left = 1 << 20
-							o.mu.Unlock()
-							begun = time.Now()
-						}
-						time.Sleep(time.Second)
+			everyMessage(t, 1, 4, func(t *testing.T, i int) bool { // nothing stands still before the first was answered
+				w := newSwapWorld(t, erasure.Profile{Data: 2, Parity: 2}, 1)
+				want := w.fill(8)
+				w.loneRow("k0", 4) // so that something has to be carried
+				delete(want, "k0")
+				o := &stuckWorld{swapWorld: w, num: c.stuck, left: i}
+				cl := NewClient(ClientConfig{Replicas: o})
+				begun := time.Now()
+				for try := 0; ; try++ {
+					report, err := cl.Swap(t.Context(), w.swap(1, false))
+					if err == nil && len(report.Skipped) == 0 {
+						break
 					}
-					longest = max(longest, time.Since(begun))
-					o.mu.Lock()
-					finished = o.left >= 0 && o.left < 1<<19
-					o.left = 1 << 20
-					o.mu.Unlock()
-					must(t, cl.Close(t.Context()))
-					w.check(want)
-					for _, d := range w.layout.Drives() {
-						must(t, w.cl.Join(t.Context(), d.Num, w.groups()))
+					if try == 3 {
+						t.Fatalf("message %d: %v (%+v)", i, err, report)
 					}
-					w.rewrite(want)
-					w.check(want)
-					must(t, w.cl.Close(t.Context()))
-				})
-				runs++
-				if finished || t.Failed() {
-					break
+					if !w.stands() { // the drive was stuck before anything was changed
+						o.mu.Lock()
+						o.left = 1 << 20
+						o.mu.Unlock()
+						begun = time.Now()
+					}
+					time.Sleep(time.Second)
 				}
-			}
-			if runs < 5 {
-				t.Errorf("only %d messages", runs)
-			}
+				longest = max(longest, time.Since(begun))
+				o.mu.Lock()
+				finished := o.left >= 0 && o.left < 1<<19
+				o.left = 1 << 20
+				o.mu.Unlock()
+				must(t, cl.Close(t.Context()))
+				w.check(want)
+				for _, d := range w.layout.Drives() {
+					must(t, w.cl.Join(t.Context(), d.Num, w.groups()))
+				}
+				w.rewrite(want)
+				w.check(want)
+				must(t, w.cl.Close(t.Context()))
+				return finished
+			})
 			if longest > 3*patience {
 				t.Errorf("partitions stood still for %v", longest)
 			}
-			t.Logf("stuck at %d messages; the longest pause was %v", runs-1, longest)
+			t.Logf("the longest pause was %v", longest)
 		})
 	}
 }

@@ -305,91 +305,112 @@ func TestTooFewDrivesChangeNothing(t *testing.T) {
 
 var errKilled = errors.New("killed")
 
+// everyMessage runs f in a bubble for the i-th message of something, from i = first on, until it comes to its end before
+// that. There must be more than least of them.
+func everyMessage(t *testing.T, first, least int, f func(t *testing.T, i int) (finished bool)) {
+	t.Helper()
+	for i := first; ; i++ {
+		finished := false
+		synctest.Test(t, func(t *testing.T) { finished = f(t, i) })
+		if t.Failed() {
+			return
+		}
+		if finished {
+			if n := i - first; n < least {
+				t.Errorf("only %d messages", n)
+			}
+			t.Logf("%d messages", i-first)
+			return
+		}
+	}
+}
+
+// killing ends the mover that runs under ctx before, or after, its i-th message to a drive. After spared messages pass again,
+// and ctx is over.
+func (w *swapWorld) killing(i int) (ctx context.Context, spared func()) {
+	var mu sync.Mutex // guards i
+	ctx, kill := context.WithCancelCause(w.t.Context())
+	for _, d := range w.drives {
+		d.hook = func(string, bool) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if i--; i < 0 {
+				kill(errKilled)
+				return errKilled
+			}
+			return nil
+		}
+	}
+	return ctx, func() {
+		for _, d := range w.drives {
+			d.hook = nil
+		}
+		kill(nil)
+	}
+}
+
 // The mover ends before, or after, its i-th message, for i = 0, 1, 2 … until it comes to its end; another term
 // goes on.
 func TestAMoverThatEndsAnywhereIsContinued(t *testing.T) {
 	for _, away := range []uint16{0, 2} { // 2: the newcomer gets everything
-		runs := 0
-		for i := 0; ; i++ {
-			finished := false
-			synctest.Test(t, func(t *testing.T) {
-				w := newSwapWorld(t, erasure.Profile{Data: 2, Parity: 2}, 1)
-				want := w.fill(4)
-				w.gone(1, true)
-				if away != 0 {
-					w.gone(away, true)
-				}
-				w.loneRow("k0", 4)
-				var mu sync.Mutex
-				left := i
-				ctx, kill := context.WithCancelCause(t.Context())
-				defer kill(nil)
-				for _, d := range w.drives {
-					d.hook = func(string, bool) error {
-						mu.Lock()
-						defer mu.Unlock()
-						if left--; left < 0 {
-							kill(errKilled)
-							return errKilled
-						}
-						return nil
-					}
-				}
-				sw := w.swap(1, true)
-				publish := sw.Publish
-				sw.Publish = func(ctx context.Context, list []uint32) error {
-					if ctx.Err() != nil {
-						return ctx.Err()
-					}
-					return publish(ctx, list)
-				}
-				_, err := w.cl.Swap(ctx, sw)
-				finished = ctx.Err() == nil
-				if finished && err != nil {
-					t.Fatalf("message %d: %v", i, err)
-				}
-				for _, d := range w.drives {
-					d.hook = nil
-				}
-				if !finished {
-					w.reopen()
-					for i := range w.drives {
-						if i%2 == 0 {
-							w.drives[i].kv.crash(0)
-							w.restart(i)
-						}
-					}
-					sw := w.swap(1, true)
-					if report, err := w.cl.Swap(t.Context(), sw); len(sw.Groups) > 0 && (err != nil || len(report.Skipped) > 0) {
-						t.Fatalf("message %d: the next term: %v %+v", i, err, report)
-					}
-				}
-				if left := len(w.now().PartitionsOf(1)); left > 0 {
-					t.Fatalf("message %d: the dead drive has %d partitions", i, left)
-				}
-				delete(want, "k0") // either state of it is right, but one
-				first := w.readTwice("k0", []uint16{3, 4, w.spare})
-				if away != 0 {
-					w.gone(away, false)
-					must(t, w.cl.Join(t.Context(), away, w.groups()))
-				}
-				if again := w.readTwice("k0", nil); again != first {
-					t.Fatalf("message %d: reads %q, then %q", i, first, again)
-				}
-				w.check(want)
-				w.rewrite(want)
-				w.check(want)
-				must(t, w.cl.Close(t.Context()))
-			})
-			runs++
-			if finished || t.Failed() {
-				break
+		everyMessage(t, 0, 20, func(t *testing.T, i int) bool {
+			w := newSwapWorld(t, erasure.Profile{Data: 2, Parity: 2}, 1)
+			want := w.fill(4)
+			w.gone(1, true)
+			if away != 0 {
+				w.gone(away, true)
 			}
-		}
-		if runs < 20 {
-			t.Errorf("only %d messages", runs)
-		}
-		t.Logf("%d movers ended", runs-1)
+			w.loneRow("k0", 4)
+			sw := w.swap(1, true)
+			publish := sw.Publish
+			sw.Publish = func(ctx context.Context, list []uint32) error {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				return publish(ctx, list)
+			}
+			ctx, spared := w.killing(i)
+			_, err := w.cl.Swap(ctx, sw)
+			finished := ctx.Err() == nil
+			if finished && err != nil {
+				t.Fatalf("message %d: %v", i, err)
+			}
+			spared()
+			if !finished {
+				w.continued(0, w.swap(1, true), fmt.Sprint("message ", i))
+			}
+			if left := len(w.now().PartitionsOf(1)); left > 0 {
+				t.Fatalf("message %d: the dead drive has %d partitions", i, left)
+			}
+			delete(want, "k0") // either state of it is right, but one
+			first := w.readTwice("k0", []uint16{3, 4, w.spare})
+			if away != 0 {
+				w.gone(away, false)
+				must(t, w.cl.Join(t.Context(), away, w.groups()))
+			}
+			if again := w.readTwice("k0", nil); again != first {
+				t.Fatalf("message %d: reads %q, then %q", i, first, again)
+			}
+			w.check(want)
+			w.rewrite(want)
+			w.check(want)
+			must(t, w.cl.Close(t.Context()))
+			return finished
+		})
+	}
+}
+
+// continued has the process of the mover start again, and every second drive crash, from one on; then the next term does
+// all that is left.
+func (w *swapWorld) continued(one int, sw Swap, when string) {
+	w.t.Helper()
+	w.reopen()
+	for i := one; i < len(w.drives); i += 2 {
+		w.drives[i].kv.crash(0)
+		w.restart(i)
+	}
+	if report, err := w.cl.Swap(w.t.Context(), sw); len(sw.Groups) > 0 && (err != nil || len(report.Skipped) > 0) {
+		w.t.Fatalf("%s: the next term: %v %+v", when, err, report)
 	}
 }
 
@@ -659,57 +680,46 @@ func TestAChosenWriteIsNotOutrankedByTheOneBefore(t *testing.T) {
 
 // The newcomer dies at any message of the first mover. The partitions go on without it, and it joins.
 func TestANewcomerThatDiesInMidSwapLeavesNothingWedged(t *testing.T) {
-	runs := 0
-	for i := 0; ; i++ {
-		finished := false
-		synctest.Test(t, func(t *testing.T) {
-			w := newSwapWorld(t, erasure.Profile{Data: 2, Parity: 2}, 1)
-			want := w.fill(4)
-			w.gone(1, true)
-			w.loneRow("k0", 4)
-			var mu sync.Mutex
-			left, dead := i, false
-			w.drives[w.spare-1].hook = func(string, bool) error {
-				mu.Lock()
-				defer mu.Unlock()
-				if left--; left < 0 {
-					dead = true
-					return errKilled
-				}
-				return nil
+	everyMessage(t, 0, 5, func(t *testing.T, i int) bool {
+		w := newSwapWorld(t, erasure.Profile{Data: 2, Parity: 2}, 1)
+		want := w.fill(4)
+		w.gone(1, true)
+		w.loneRow("k0", 4)
+		var mu sync.Mutex
+		left, dead := i, false
+		w.drives[w.spare-1].hook = func(string, bool) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if left--; left < 0 {
+				dead = true
+				return errKilled
 			}
-			report, err := w.cl.Swap(t.Context(), w.swap(1, true))
-			begun := len(*w.drives[1].epochs.Load()) > 0
-			if begun && (err != nil || len(report.Skipped) > 0) {
-				t.Fatalf("message %d: %v %+v", i, err, report)
-			}
-			finished = !dead
-			delete(want, "k0")
-			w.check(want)
-			w.rewrite(want)
-			w.reopen() // nothing is late any more
-			w.drives[w.spare-1].hook = nil
-			w.restart(int(w.spare) - 1)
-			if begun {
-				must(t, w.cl.Join(t.Context(), w.spare, w.groups()))
-				for key := range want {
-					must(t, w.cl.Resync(t.Context(), w.group(key), addr(key), nil))
-				}
-				w.gone(2, true)
-			}
-			w.check(want)
-			w.rewrite(want)
-			must(t, w.cl.Close(t.Context()))
-		})
-		runs++
-		if finished || t.Failed() {
-			break
+			return nil
 		}
-	}
-	if runs < 5 {
-		t.Errorf("only %d messages", runs)
-	}
-	t.Logf("the newcomer died %d times", runs-1)
+		report, err := w.cl.Swap(t.Context(), w.swap(1, true))
+		begun := len(*w.drives[1].epochs.Load()) > 0
+		if begun && (err != nil || len(report.Skipped) > 0) {
+			t.Fatalf("message %d: %v %+v", i, err, report)
+		}
+		finished := !dead
+		delete(want, "k0")
+		w.check(want)
+		w.rewrite(want)
+		w.reopen() // nothing is late any more
+		w.drives[w.spare-1].hook = nil
+		w.restart(int(w.spare) - 1)
+		if begun {
+			must(t, w.cl.Join(t.Context(), w.spare, w.groups()))
+			for key := range want {
+				must(t, w.cl.Resync(t.Context(), w.group(key), addr(key), nil))
+			}
+			w.gone(2, true)
+		}
+		w.check(want)
+		w.rewrite(want)
+		must(t, w.cl.Close(t.Context()))
+		return finished
+	})
 }
 
 // A mover ended after the wedge, and then the newcomer: the next term goes on without it. Of what was not

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -154,48 +153,20 @@ func TestANewcomerOfAWideningThatFailsJoinsLater(t *testing.T) {
 // goes on.
 func TestAMoverThatEndsAnywhereOfAWideningIsContinued(t *testing.T) {
 	for _, x := range widenings[1:3] {
-		runs := 0
-		for i := 0; ; i++ {
-			finished := false
-			synctest.Test(t, func(t *testing.T) {
+		t.Run(fmt.Sprint(x[0], " to ", x[1]), func(t *testing.T) {
+			everyMessage(t, 0, 15, func(t *testing.T, i int) bool {
 				w := newWidenWorld(t, x[0], x[1], 1)
 				want := w.fill(4)
 				w.loneRow("k0", 1)
-				var mu sync.Mutex
-				left := i
-				ctx, kill := context.WithCancelCause(t.Context())
-				defer kill(nil)
-				for _, d := range w.drives {
-					d.hook = func(string, bool) error {
-						mu.Lock()
-						defer mu.Unlock()
-						if left--; left < 0 {
-							kill(errKilled)
-							return errKilled
-						}
-						return nil
-					}
-				}
+				ctx, spared := w.killing(i)
 				_, err := w.cl.Swap(ctx, w.widen())
-				finished = ctx.Err() == nil
+				finished := ctx.Err() == nil
 				if finished && err != nil {
 					t.Fatalf("message %d: %v", i, err)
 				}
-				for _, d := range w.drives {
-					d.hook = nil
-				}
+				spared()
 				if !finished {
-					w.reopen()
-					for i := range w.drives {
-						if i%2 == 1 {
-							w.drives[i].kv.crash(0)
-							w.restart(i)
-						}
-					}
-					sw := w.widen()
-					if report, err := w.cl.Swap(t.Context(), sw); len(sw.Groups) > 0 && (err != nil || len(report.Skipped) > 0) {
-						t.Fatalf("message %d: the next term: %v %+v", i, err, report)
-					}
+					w.continued(1, w.widen(), fmt.Sprint("message ", i))
 				}
 				if w.now().Widening() {
 					t.Fatalf("message %d: %d partitions are narrow", i, w.now().Narrow())
@@ -210,15 +181,8 @@ func TestAMoverThatEndsAnywhereOfAWideningIsContinued(t *testing.T) {
 				w.rewrite(want)
 				w.check(want)
 				must(t, w.cl.Close(t.Context()))
+				return finished
 			})
-			runs++
-			if finished || t.Failed() {
-				break
-			}
-		}
-		if runs < 15 {
-			t.Errorf("%s to %s: only %d messages", x[0], x[1], runs)
-		}
-		t.Logf("%s to %s: %d movers ended", x[0], x[1], runs-1)
+		})
 	}
 }
