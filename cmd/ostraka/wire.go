@@ -340,6 +340,9 @@ func (s *stack) openFront(cfg *config.Server, keys rootkeys.Keys, log *slog.Logg
 		s.mesh.tellDrives(func(ctx context.Context) []console.DriveStatus { return console.LocalStatuses(ctx, s.set, samples) })
 		cfgConsole.Here, cfgConsole.Nodes, cfgConsole.Planner, cfgConsole.Changes = s.here, s.nodeStatuses, planner{s, log}, s.changes
 	}
+	if cfg.Role == config.GatewayRole {
+		cfgConsole.Healer = farHealer{s.healer.Load()}
+	}
 	admin := console.New(cfgConsole)
 	if cfg.Role == config.NodeRole {
 		s.handler = admin
