@@ -347,6 +347,34 @@ func TestADrainBeginsWithoutATerminalOnlyIfItIsSaidToBeSure(t *testing.T) {
 	}
 }
 
+func TestADrainAnswersJSON(t *testing.T) {
+	for _, args := range drainCommands {
+		script := draining()
+		h := httptest.NewServer(script)
+		code, out, stderr := adminAt(t, h.URL, process{}, slices.Concat(args, []string{"--yes", "--json"})...)
+		var a struct {
+			ID   uint64 // of a plan
+			Plan struct{ ID uint64 }
+		}
+		if err := json.Unmarshal([]byte(out), &a); err != nil || code != 0 || a.ID+a.Plan.ID != 3 {
+			t.Errorf("%q: code %d, printed %q and %q, %v; want plan 3", args, code, out, stderr, err)
+		}
+		script.next = map[string][]any{"layout/plan": {http.StatusPreconditionFailed}, "drives/give-up": {console.GiveUpAnswer{DryRun: true, Refused: "much is lost"}}}
+		for _, c := range []struct {
+			more []string
+			code int
+			kind string
+		}{{[]string{"--yes", "--json"}, 3, "precondition failed"}, {[]string{"--json"}, 2, "invalid"}} {
+			code, out, stderr := adminAt(t, h.URL, process{terminal: func() (int, bool) { return 80, true }, stdin: strings.NewReader("y\n")}, slices.Concat(args, c.more)...)
+			var f console.Failure
+			if err := json.Unmarshal([]byte(stderr), &f); err != nil || code != c.code || out != "" || f.Error.Kind != c.kind {
+				t.Errorf("%q %q: code %d, printed %q and %q, %v; want %d and %q", args, c.more, code, out, stderr, err, c.code, c.kind)
+			}
+		}
+		h.Close()
+	}
+}
+
 func TestWithoutForceARefusalEndsWithThree(t *testing.T) {
 	bad := console.Redundancy{Members: 4, Here: 1, ReadsNeed: 2}
 	script := &scripted{next: map[string][]any{
@@ -455,6 +483,7 @@ func TestWithJSONAFailureIsAnObjectOnStderr(t *testing.T) {
 		{"an argument that is wrong", []string{"heal", "limit", "fast", "--json"}, 2, "invalid", "50MiB"},
 		{"an argument too many", []string{"heal", "start", "x", "--json"}, 2, "invalid", "no argument"},
 		{"a flag that is none", []string{"drive", "list", "--colour", "--json"}, 2, "invalid", "--colour"},
+		{"no drive to drain", []string{"drive", "drain", "--json"}, 2, "invalid", "drive list"},
 	} {
 		code, out, stderr := adminAt(t, h.URL, process{}, c.args...)
 		var f console.Failure

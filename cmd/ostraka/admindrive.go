@@ -80,8 +80,11 @@ func (p process) ask(sure bool) error {
 }
 
 // mayGoOn refuses what was not said to be wanted where nobody can be asked. It is for changes that are not to begin by a
-// pipe or a script that forgot to say so.
-func (p process) mayGoOn(sure bool) error {
+// pipe or a script that forgot to say so. With --json nobody is asked either.
+func (p process) mayGoOn(sure, asJSON bool) error {
+	if asJSON && !sure {
+		return errs.E("admin", errs.Invalid, "with --json nobody is asked: add --yes to begin it; nothing was changed")
+	}
 	asks := p.terminal != nil && p.stdin != nil
 	if asks {
 		_, asks = p.terminal()

@@ -277,26 +277,33 @@ func layoutRevertCommand(p process, e *endpoint) *cobra.Command {
 	}, &asJSON)
 }
 
-// drain plans without some drives, shows that, asks, and begins it.
-func drain(cmd *cobra.Command, p process, e *endpoint, q console.PlanRequest, sure bool) error {
-	if err := p.mayGoOn(sure); err != nil {
+// drain plans without some drives, shows that, asks, and begins it. As JSON it prints what was begun, and nothing else.
+func drain(cmd *cobra.Command, p process, e *endpoint, q console.PlanRequest, asJSON, sure bool) error {
+	if err := p.mayGoOn(sure, asJSON); err != nil {
 		return err
 	}
 	var r console.PlanReport
 	if _, err := e.send(cmd.Context(), request{method: http.MethodPost, path: "layout/plan", body: q}, &r); err != nil {
 		return err
 	}
-	if err := printPlan(p.stdout, &r); err != nil {
-		return err
+	if !asJSON {
+		if err := printPlan(p.stdout, &r); err != nil {
+			return err
+		}
 	}
 	if err := p.ask(sure); err != nil {
 		return err
 	}
 	var begun console.PlanReport
-	if _, err := e.send(cmd.Context(), request{method: http.MethodPost, path: "layout/apply", body: console.ApplyRequest{Layout: r.Layout, PlanRequest: q}}, &begun); err != nil {
+	raw, err := e.send(cmd.Context(), request{method: http.MethodPost, path: "layout/apply", body: console.ApplyRequest{Layout: r.Layout, PlanRequest: q}}, &begun)
+	if err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(p.stdout, "plan %d is carried out; ostraka admin layout show tells how far it is\n", begun.ID)
+	if asJSON {
+		_, err = p.stdout.Write(raw)
+		return err
+	}
+	_, err = fmt.Fprintf(p.stdout, "plan %d is carried out; ostraka admin layout show tells how far it is\n", begun.ID)
 	return err
 }
 
@@ -321,7 +328,7 @@ places, and what they held is rebuilt from the other shards. If they ever come b
 while they serve, and, unless --accept-loss, where something would be lost, or may be; that is listed.`
 
 func drainDriveCommand(p process, e *endpoint) *cobra.Command {
-	var sure, dead, accept bool
+	var asJSON, sure, dead, accept bool
 	c := &cobra.Command{
 		Use:   "drain NUMBER...",
 		Short: "Move everything off drives, and take them out of the layout",
@@ -329,7 +336,12 @@ func drainDriveCommand(p process, e *endpoint) *cobra.Command {
 a rule: ostraka admin drive replace.` + longDead,
 		Example: `  ostraka admin drive drain 7 8
   ostraka admin drive drain 9 --dead`,
-		Args: cobra.MinimumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errs.E("admin", errs.Invalid, "the drives have to be named by their numbers, as `ostraka admin drive list` shows them")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			nums, err := driveNumbersOf(args)
 			if err != nil {
@@ -339,18 +351,18 @@ a rule: ostraka admin drive replace.` + longDead,
 				return err
 			}
 			if dead {
-				return abandon(cmd, p, e, console.GiveUpRequest{Drives: nums, AcceptLoss: accept}, sure)
+				return abandon(cmd, p, e, console.GiveUpRequest{Drives: nums, AcceptLoss: accept}, asJSON, sure)
 			}
-			return drain(cmd, p, e, console.PlanRequest{DrainDrives: nums}, sure)
+			return drain(cmd, p, e, console.PlanRequest{DrainDrives: nums}, asJSON, sure)
 		},
 	}
 	deadFlags(c, &dead, &accept)
-	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask; needed where this is no terminal")
-	return c
+	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask; needed with --json, and where this is no terminal")
+	return jsonFlag(c, &asJSON)
 }
 
 func drainNodeCommand(p process, e *endpoint) *cobra.Command {
-	var sure, dead, accept bool
+	var asJSON, sure, dead, accept bool
 	c := &cobra.Command{
 		Use:   "drain NODE",
 		Short: "Move everything off the drives of a node, and take them out of the layout",
@@ -364,14 +376,14 @@ stopped for good, and forgotten: ostraka admin node remove.` + longDead,
 				return err
 			}
 			if dead {
-				return abandon(cmd, p, e, console.GiveUpRequest{Nodes: args, AcceptLoss: accept}, sure)
+				return abandon(cmd, p, e, console.GiveUpRequest{Nodes: args, AcceptLoss: accept}, asJSON, sure)
 			}
-			return drain(cmd, p, e, console.PlanRequest{DrainNodes: args}, sure)
+			return drain(cmd, p, e, console.PlanRequest{DrainNodes: args}, asJSON, sure)
 		},
 	}
 	deadFlags(c, &dead, &accept)
-	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask; needed where this is no terminal")
-	return c
+	c.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask; needed with --json, and where this is no terminal")
+	return jsonFlag(c, &asJSON)
 }
 
 func removeNodeCommand(p process, e *endpoint) *cobra.Command {

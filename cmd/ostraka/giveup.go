@@ -157,23 +157,24 @@ func (p planner) GiveUp(ctx context.Context, drives []uint16) (*console.GiveUpAn
 // GivenUp implements console.Planner.
 func (p planner) GivenUp() []uint16 { return p.s.control.State().GivenUp() }
 
-// abandon shows what giving drives up means, asks, and does it.
-func abandon(cmd *cobra.Command, p process, e *endpoint, q console.GiveUpRequest, sure bool) error {
-	if err := p.mayGoOn(sure); err != nil {
+// abandon shows what giving drives up means, asks, and does it. As JSON it prints what was done, and nothing else.
+func abandon(cmd *cobra.Command, p process, e *endpoint, q console.GiveUpRequest, asJSON, sure bool) error {
+	if err := p.mayGoOn(sure, asJSON); err != nil {
 		return err
 	}
 	q.DryRun = true
 	var a console.GiveUpAnswer
-	post := func() error {
+	post := func() (raw []byte, err error) {
 		a = console.GiveUpAnswer{}
-		_, err := e.send(cmd.Context(), request{method: http.MethodPost, path: "drives/give-up", body: q}, &a)
+		return e.send(cmd.Context(), request{method: http.MethodPost, path: "drives/give-up", body: q}, &a)
+	}
+	if _, err := post(); err != nil {
 		return err
 	}
-	if err := post(); err != nil {
-		return err
-	}
-	if err := printGiveUp(p.stdout, &a); err != nil {
-		return err
+	if !asJSON {
+		if err := printGiveUp(p.stdout, &a); err != nil {
+			return err
+		}
 	}
 	if a.Refused != "" && !q.AcceptLoss {
 		return errs.E("admin", errs.Precondition, "refused, because "+a.Refused+"; bring drives back, or say --accept-loss if nothing else helps")
@@ -182,14 +183,19 @@ func abandon(cmd *cobra.Command, p process, e *endpoint, q console.GiveUpRequest
 		return err
 	}
 	q.DryRun = false
-	if err := post(); err != nil {
+	raw, err := post()
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		_, err = p.stdout.Write(raw)
 		return err
 	}
 	if a.Plan == nil {
-		_, err := fmt.Fprintf(p.stdout, "%s given up; %s\n", areGiven(a.Drives), a.Problem)
+		_, err = fmt.Fprintf(p.stdout, "%s given up; %s\n", areGiven(a.Drives), a.Problem)
 		return err
 	}
-	_, err := fmt.Fprintf(p.stdout, "%s given up; plan %d is carried out; ostraka admin layout show tells how far it is\n", areGiven(a.Drives), a.Plan.ID)
+	_, err = fmt.Fprintf(p.stdout, "%s given up; plan %d is carried out; ostraka admin layout show tells how far it is\n", areGiven(a.Drives), a.Plan.ID)
 	return err
 }
 
