@@ -39,6 +39,11 @@ func (p *fakePlanner) GiveUp(_ context.Context, drives []uint16) (*GiveUpAnswer,
 	return &GiveUpAnswer{Plan: &PlanReport{ID: 7, Layout: 4}}, nil
 }
 
+func (p *fakePlanner) Apply(_ context.Context, q ApplyRequest) (PlanReport, error) {
+	p.f.note("apply", q.Layout, q.Number, q.Profile)
+	return PlanReport{ID: 7, Layout: q.Layout}, p.fails
+}
+
 func (p *fakePlanner) RemoveNode(_ context.Context, node string) (string, error) {
 	if node == "n2" {
 		return "its certificate stays good", nil
@@ -131,6 +136,30 @@ func TestTheAnswerToARemovalHasWhatIsToBeKnown(t *testing.T) {
 		code, body := send(t, h, http.MethodPost, "/-/admin/v1/nodes/remove", `{"node":"`+node+`"}`)
 		if code != http.StatusOK || strings.Contains(body, "its certificate stays good") != warns {
 			t.Errorf("%s: %d %s", node, code, body)
+		}
+	}
+}
+
+func TestAPlanIsAppliedByItsNumberOrThatOfTheLayout(t *testing.T) {
+	for _, c := range []struct {
+		name, body string
+		fails      error
+		status     int
+		did        []string
+	}{
+		{"by its number", `{"plan_number":"377-9f2c41d0","profile":"4+4"}`, nil, 200, []string{"apply 377 377-9f2c41d0 4+4"}},
+		{"by both", `{"layout":377,"plan_number":"377-9f2c41d0"}`, nil, 200, []string{"apply 377 377-9f2c41d0 "}},
+		{"by the layout", `{"layout":377}`, nil, 200, []string{"apply 377  "}},
+		{"by two that differ", `{"layout":378,"plan_number":"377-9f2c41d0"}`, nil, 400, nil},
+		{"by none", `{"profile":"4+4"}`, nil, 400, nil},
+		{"by half a number", `{"plan_number":"377-9f2c"}`, nil, 400, nil},
+		{"by no number", `{"plan_number":"377"}`, nil, 400, nil},
+		{"when it is another", `{"plan_number":"377-9f2c41d0"}`, errs.E("x", errs.Precondition, "plan again"), 412, []string{"apply 377 377-9f2c41d0 "}},
+	} {
+		f := newFake()
+		h := f.handlerOf(layoutOf(t, erasure.Profile{Data: 1, Parity: 1}, 2), func(to *Config) { to.Planner = &fakePlanner{f: f, fails: c.fails} })
+		if code, body := send(t, h, http.MethodPost, "/-/admin/v1/layout/apply", c.body); code != c.status || !slices.Equal(f.did, c.did) {
+			t.Errorf("%s: status %d, done %q; want %d, %q: %s", c.name, code, f.did, c.status, c.did, body)
 		}
 	}
 }

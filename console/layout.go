@@ -2,7 +2,10 @@ package console
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ostraka/ostraka/internal/errs"
@@ -13,9 +16,9 @@ type Planner interface {
 	Layout() LayoutReport
 	// Plan computes a plan and changes nothing. The same layout and request give the same plan.
 	Plan(ctx context.Context, q PlanRequest) (PlanReport, error)
-	// Apply begins the plan that Plan gave for layout number. If the layout is another one by now the error is of kind
-	// Precondition. What was begun goes on by itself, over restarts too.
-	Apply(ctx context.Context, number uint64, q PlanRequest) (PlanReport, error)
+	// Apply begins the plan that Plan gave for q.Layout, which is not 0. If the layout is another one by now, or q.Number is
+	// not "" and the plan has another, the error is of kind Precondition. What was begun goes on by itself, over restarts too.
+	Apply(ctx context.Context, q ApplyRequest) (PlanReport, error)
 	// Revert drops what of a plan was not begun.
 	Revert(ctx context.Context, id uint64) error
 	// JudgeGiveUp says what giving up drives for good would mean, and fails as GiveUp would. Nothing is changed.
@@ -87,8 +90,28 @@ type PlanRequest struct {
 
 // ApplyRequest is the body of POST layout/apply.
 type ApplyRequest struct {
-	Layout uint64 `json:"layout"` // the number that the plan was made for
+	Layout uint64 `json:"layout,omitempty"` // the number that the plan was made for; 0: Number says it
+	// Number is that of the plan which was shown: no other is begun. "": whatever is planned now for Layout.
+	Number string `json:"plan_number,omitempty"`
 	PlanRequest
+}
+
+// planHash is how many hexadecimal digits of a plan's number are a hash of the plan.
+const planHash = 8
+
+// PlanNumber names a plan for a layout by a hash of what it does, of which the first 4 bytes count.
+func PlanNumber(layout uint64, hash []byte) string {
+	return fmt.Sprintf("%d-%x", layout, hash[:planHash/2])
+}
+
+// LayoutOf returns the number of the layout for which the plan with a number was made. It fails with kind Invalid.
+func LayoutOf(plan string) (uint64, error) {
+	text, hash, _ := strings.Cut(plan, "-")
+	layout, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || layout == 0 || len(hash) != planHash || strings.Trim(hash, "0123456789abcdef") != "" {
+		return 0, errs.E("console.apply", errs.Invalid, fmt.Sprintf("%q is no number of a plan, such as 377-9f2c41d0", plan))
+	}
+	return layout, nil
 }
 
 // RevertRequest is the body of POST layout/revert.
@@ -121,7 +144,8 @@ type AddDriveAnswer struct {
 // PlanReport is a plan.
 type PlanReport struct {
 	ID           uint64        `json:"id,omitempty"` // of the plan that was applied
-	Layout       uint64        `json:"layout"`       // that it was made for: apply takes it
+	Layout       uint64        `json:"layout"`       // that it was made for
+	Number       string        `json:"plan_number"`  // the layout, and a hash of what is done: apply takes it
 	Moves        int           `json:"moves"`
 	Least        int           `json:"least_moves"` // a lower bound for any such plan
 	Profile      string        `json:"profile,omitempty"`
@@ -171,12 +195,23 @@ func (h *Handler) planLayout(r *http.Request, q *PlanRequest) (any, error) {
 }
 
 func (h *Handler) applyLayout(r *http.Request, q *ApplyRequest) (any, error) {
+	const op = "console.apply"
+	if q.Number != "" {
+		layout, err := LayoutOf(q.Number)
+		if err != nil {
+			return nil, err
+		}
+		if q.Layout != 0 && q.Layout != layout {
+			return nil, errs.E(op, errs.Invalid, "layout and plan_number name different layouts")
+		}
+		q.Layout = layout
+	}
 	if q.Layout == 0 {
-		return nil, errs.E("console.apply", errs.Invalid, "layout is needed: the number that the plan was made for")
+		return nil, errs.E(op, errs.Invalid, "plan_number is needed, as the plan has it, or layout: the number that the plan was made for")
 	}
 	h.replacing.Lock() // what is planned is what is done
 	defer h.replacing.Unlock()
-	return h.Planner.Apply(r.Context(), q.Layout, q.PlanRequest)
+	return h.Planner.Apply(r.Context(), *q)
 }
 
 func (h *Handler) revertLayout(r *http.Request, q *RevertRequest) (any, error) {

@@ -308,7 +308,7 @@ func TestOnATerminalItAsksAndDrawsABar(t *testing.T) {
 
 // draining is the script of drains and of drives that are given up.
 func draining() *scripted {
-	plan := console.PlanReport{Layout: 377, Moves: 12, Leaving: []uint16{9}}
+	plan := console.PlanReport{Layout: 377, Number: "377-9f2c41d0", Moves: 12, Leaving: []uint16{9}}
 	begun := plan
 	begun.ID = 3
 	return &scripted{next: map[string][]any{"layout/plan": {plan}, "layout/apply": {begun},
@@ -344,6 +344,35 @@ func TestADrainBeginsWithoutATerminalOnlyIfItIsSaidToBeSure(t *testing.T) {
 				t.Errorf("%q, %s: code %d, printed %q and %q, asked the server %q; want %d, %q and %d requests", args, c.name, code, out, stderr, script.asked, c.code, c.says, c.asked)
 			}
 		}
+	}
+}
+
+func TestAPlanIsAppliedByTheNumberThatItIsShownWith(t *testing.T) {
+	script := draining()
+	h := httptest.NewServer(script)
+	defer h.Close()
+	code, out, stderr := adminAt(t, h.URL, process{}, "layout", "plan", "--profile", "4+4", "--drain-node", "n1", "--drain-drive", "9,12")
+	_, line, _ := strings.Cut(out, "to begin it: ostraka admin ")
+	if want := "layout apply 377-9f2c41d0 --profile 4+4 --drain-drive 9 --drain-drive 12 --drain-node n1\n"; code != 0 || line != want {
+		t.Errorf("code %d, says %q, want %q; %s", code, line, want, stderr)
+	}
+	for _, args := range [][]string{strings.Fields(line), {"layout", "apply", "377"}, {"node", "drain", "n1", "--yes"}} {
+		if code, out, stderr := adminAt(t, h.URL, process{}, args...); code != 0 || !strings.Contains(out, "plan 3 is carried out") || strings.Contains(out, "to begin it") {
+			t.Errorf("%q: code %d, printed %q and %q", args, code, out, stderr)
+		}
+	}
+	for i, want := range map[int]string{1: `"layout":377,"plan_number":"377-9f2c41d0","drain_drives":[9,12],"drain_nodes":["n1"],"profile":"4+4"`, 2: `{"layout":377}`, 4: `"plan_number":"377-9f2c41d0"`} {
+		if !strings.Contains(script.asked[i], want) {
+			t.Errorf("asked for %q, want %s", script.asked[i], want)
+		}
+	}
+	for _, number := range []string{"x", "0", "-1", "377-", "377-9f2c41d", "377-9F2C41D0", "0-9f2c41d0", "377-9f2c41d0-"} {
+		if code, _, stderr := adminAt(t, h.URL, process{}, "layout", "apply", "--", number); code != 2 {
+			t.Errorf("%q: code %d, %q", number, code, stderr)
+		}
+	}
+	if len(script.asked) != 5 {
+		t.Errorf("asked %q", script.asked)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -178,7 +179,13 @@ in the background (ostraka admin heal status). Partitions never become narrower.
 			if q.DrainDrives, err = driveNumbersOf(*drives); err != nil {
 				return err
 			}
-			return show(cmd, p, e, request{method: http.MethodPost, path: "layout/plan", body: q}, asJSON, printPlan)
+			return show(cmd, p, e, request{method: http.MethodPost, path: "layout/plan", body: q}, asJSON, func(w io.Writer, r *console.PlanReport) error {
+				if err := printPlan(w, r); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(w, "\nto begin it: ostraka admin layout apply %s%s\n", cmp.Or(r.Number, fmt.Sprint(r.Layout)), planFlags(q))
+				return err
+			})
 		},
 	}
 	drives = drains(c, &q)
@@ -218,20 +225,21 @@ func printPlan(w io.Writer, r *console.PlanReport) error {
 	}
 	if r.ID != 0 {
 		fmt.Fprintf(t, "\nplan %d is carried out; ostraka admin layout show tells how far it is\n", r.ID)
-	} else {
-		fmt.Fprintf(t, "\nto begin it: ostraka admin layout apply %d%s\n", r.Layout, leavingFlags(r))
 	}
 	return t.Flush()
 }
 
-// leavingFlags are the flags that make the same plan again.
-func leavingFlags(r *console.PlanReport) string {
+// planFlags are the flags that ask for the same plan again.
+func planFlags(q console.PlanRequest) string {
 	var b strings.Builder
-	if r.Profile != "" {
-		fmt.Fprintf(&b, " --profile %s", r.Profile)
+	if q.Profile != "" {
+		fmt.Fprintf(&b, " --profile %s", q.Profile)
 	}
-	for _, num := range r.Leaving {
+	for _, num := range q.DrainDrives {
 		fmt.Fprintf(&b, " --drain-drive %d", num)
+	}
+	for _, name := range q.DrainNodes {
+		fmt.Fprintf(&b, " --drain-node %s", name)
 	}
 	return b.String()
 }
@@ -241,15 +249,26 @@ func layoutApplyCommand(p process, e *endpoint) *cobra.Command {
 	var q console.ApplyRequest
 	var drives *[]string
 	c := &cobra.Command{
-		Use:   "apply LAYOUT",
-		Short: "Begin the plan that was made for layout number LAYOUT",
-		Long: `Begins the plan that ostraka admin layout plan showed for this number of the layout, with the same flags. If the
-layout has changed since it is refused (exit code 3): plan again. The moves go on by themselves, over
-restarts, while the store serves.`,
-		Args: exactly(1, "the number that the plan was made for has to be given, as `ostraka admin layout plan` prints it"),
+		Use:   "apply NUMBER",
+		Short: "Begin the plan with this number",
+		Long: `Begins the plan that ostraka admin layout plan showed with this number, such as 377-9f2c41d0, with the same flags. If
+the layout has changed since, or the flags ask for another plan, it is refused (exit code 3): plan again. The
+moves go on by themselves, over restarts, while the store serves.
+
+A number without the part behind the hyphen is that of the layout alone, and stands for whatever the flags ask for.`,
+		Example: `  ostraka admin layout apply 377-9f2c41d0
+  ostraka admin layout apply 377-51b20c9e --profile 4+2`,
+		Args: exactly(1, "the number of the plan has to be given, as `ostraka admin layout plan` prints it"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if q.Layout, err = strconv.ParseUint(args[0], 10, 64); err != nil || q.Layout == 0 {
-				return errs.E("admin", errs.Invalid, fmt.Sprintf("%q is no number of a layout", args[0]))
+			if q.Layout, err = strconv.ParseUint(args[0], 10, 64); err != nil {
+				q.Number = args[0]
+				q.Layout, err = console.LayoutOf(q.Number)
+			}
+			if err != nil {
+				return err
+			}
+			if q.Layout == 0 {
+				return errs.E("admin", errs.Invalid, "there is no layout 0")
 			}
 			if q.DrainDrives, err = driveNumbersOf(*drives); err != nil {
 				return err
@@ -295,7 +314,7 @@ func drain(cmd *cobra.Command, p process, e *endpoint, q console.PlanRequest, as
 		return err
 	}
 	var begun console.PlanReport
-	raw, err := e.send(cmd.Context(), request{method: http.MethodPost, path: "layout/apply", body: console.ApplyRequest{Layout: r.Layout, PlanRequest: q}}, &begun)
+	raw, err := e.send(cmd.Context(), request{method: http.MethodPost, path: "layout/apply", body: console.ApplyRequest{Layout: r.Layout, Number: r.Number, PlanRequest: q}}, &begun)
 	if err != nil {
 		return err
 	}

@@ -145,7 +145,7 @@ func (p planner) GiveUp(ctx context.Context, drives []uint16) (*console.GiveUpAn
 		p.s.healer.Load().Trigger()
 		return a, nil
 	}
-	r, err := p.Apply(ctx, st.Layout().Number(), console.PlanRequest{})
+	r, err := p.Apply(ctx, console.ApplyRequest{Layout: st.Layout().Number()})
 	if err != nil {
 		a.Problem = "the drives are given up; their places are not given to others yet: " + errs.Public(err) + "; plan again"
 		return a, nil //nolint:nilerr // what was asked for is done

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -247,9 +248,31 @@ func (p planner) average(ctx context.Context, l *placement.Layout) uint64 {
 	return bytes / max(places, 1)
 }
 
+// planNumber names a plan by what it does: who passes what to whom, in this order, how wide partitions become, and who leaves.
+func planNumber(plan *placement.Plan) string {
+	h := sha256.New()
+	fmt.Fprintln(h, plan.Layout, plan.Profiles.Standard, plan.Profiles.Reduced, plan.Leaving)
+	for _, m := range plan.Moves {
+		fmt.Fprintln(h, m.Partition, m.Position, m.From, m.To)
+	}
+	return console.PlanNumber(plan.Layout, h.Sum(nil))
+}
+
+// sameAsShown refuses a plan that is not the one which q names: the layout has changed, or it was asked for otherwise.
+func sameAsShown(plan *placement.Plan, q console.ApplyRequest) error {
+	const op = "server.Apply"
+	if plan.Layout != q.Layout {
+		return errs.E(op, errs.Precondition, fmt.Sprintf("the plan was for layout %d, and the layout is %d now: plan again", q.Layout, plan.Layout))
+	}
+	if number := planNumber(plan); q.Number != "" && q.Number != number {
+		return errs.E(op, errs.Precondition, fmt.Sprintf("what is asked for is plan %s now, and not %s: say what that was made for, with all of its flags, or plan again", number, q.Number))
+	}
+	return nil
+}
+
 // report says a plan in the words of the console.
 func (p planner) report(plan *placement.Plan, l *placement.Layout) console.PlanReport {
-	r := console.PlanReport{Layout: plan.Layout, Moves: len(plan.Moves), Least: plan.Least, Widened: plan.Widened, Bytes: plan.Bytes, Reasons: plan.Reasons,
+	r := console.PlanReport{Layout: plan.Layout, Number: planNumber(plan), Moves: len(plan.Moves), Least: plan.Least, Widened: plan.Widened, Bytes: plan.Bytes, Reasons: plan.Reasons,
 		UsableBefore: plan.UsableBefore, UsableAfter: plan.UsableAfter, Limit: plan.Limit,
 		Before: exposure(plan.Before), After: exposure(plan.After), Leaving: plan.Leaving}
 	if plan.Profiles != (placement.Profiles{}) {
@@ -290,14 +313,14 @@ func (p planner) Plan(ctx context.Context, q console.PlanRequest) (console.PlanR
 
 // Apply implements console.Planner. The same layout and goal give the same plan, so that its number and what it was
 // asked for are all that has to be said again.
-func (p planner) Apply(ctx context.Context, number uint64, q console.PlanRequest) (console.PlanReport, error) {
+func (p planner) Apply(ctx context.Context, q console.ApplyRequest) (console.PlanReport, error) {
 	const op = "server.Apply"
-	plan, l, err := p.plan(ctx, q)
+	plan, l, err := p.plan(ctx, q.PlanRequest)
 	if err != nil {
 		return console.PlanReport{}, err
 	}
-	if plan.Layout != number {
-		return console.PlanReport{}, errs.E(op, errs.Precondition, fmt.Sprintf("the plan was for layout %d, and the layout is %d now: plan again", number, plan.Layout))
+	if err := sameAsShown(plan, q); err != nil {
+		return console.PlanReport{}, err
 	}
 	r := p.report(plan, l)
 	if r.ID, err = p.s.control.ApplyPlan(ctx, plan.Layout, plan.Moves, plan.Leaving, plan.Profiles); err != nil {
@@ -306,7 +329,7 @@ func (p planner) Apply(ctx context.Context, number uint64, q console.PlanRequest
 		}
 		return console.PlanReport{}, err
 	}
-	p.log.Warn("a plan is applied", "plan", r.ID, "layout", number, "moves", len(plan.Moves), "leaving", plan.Leaving, "profile", r.Profile)
+	p.log.Warn("a plan is applied", "plan", r.ID, "number", r.Number, "moves", len(plan.Moves), "leaving", plan.Leaving, "profile", r.Profile)
 	p.s.healer.Load().Trigger()
 	return r, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,8 +11,11 @@ import (
 	"github.com/ostraka/ostraka/cluster"
 	"github.com/ostraka/ostraka/cluster/gossip"
 	"github.com/ostraka/ostraka/cluster/trust"
+	"github.com/ostraka/ostraka/console"
 	"github.com/ostraka/ostraka/disk"
+	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/placement"
 )
 
 // A change that some build does not know waits for all that may meet it: also in the log, after their return.
@@ -90,5 +94,41 @@ func TestANodeThatCannotBeRevokedIsToldOf(t *testing.T) {
 	warning, err := p.revoke(t.Context(), disk.ID{8}, k)
 	if err != nil || !strings.Contains(warning, "stays good") || k.revision != 1 {
 		t.Errorf("one too many: %q, %v, revision %d", warning, err, k.revision)
+	}
+}
+
+// What a plan does is in its number, and apply begins no other plan than the one that was shown.
+func TestOnlyThePlanThatWasShownIsBegun(t *testing.T) {
+	shown := func() *placement.Plan {
+		return &placement.Plan{Layout: 377, Moves: []placement.Move{{Partition: 1, From: 1, To: 2}, {Partition: 2, Position: 1, From: 1, To: 3}}, Leaving: []uint16{1}, Bytes: 9}
+	}
+	number := planNumber(shown())
+	if layout, err := console.LayoutOf(number); err != nil || layout != 377 {
+		t.Fatalf("%q: layout %d, %v", number, layout, err)
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*placement.Plan)
+		number string
+		begins bool
+	}{
+		{"the same", func(*placement.Plan) {}, number, true},
+		{"the same, while more is written", func(p *placement.Plan) { p.Bytes++ }, number, true},
+		{"another move", func(p *placement.Plan) { p.Moves[1].To = 4 }, number, false},
+		{"another position", func(p *placement.Plan) { p.Moves[1].Position = 0 }, number, false},
+		{"a move less", func(p *placement.Plan) { p.Moves = p.Moves[:1] }, number, false},
+		{"another order", func(p *placement.Plan) { slices.Reverse(p.Moves) }, number, false},
+		{"a profile", func(p *placement.Plan) { p.Profiles.Standard = erasure.Profile{Data: 4, Parity: 4} }, number, false},
+		{"nobody leaves", func(p *placement.Plan) { p.Leaving = nil }, number, false},
+		{"another layout", func(p *placement.Plan) { p.Layout++ }, number, false},
+		{"another plan, and only the layout was said", func(p *placement.Plan) { p.Moves[1].To = 4 }, "", true},
+		{"another layout, and only the layout was said", func(p *placement.Plan) { p.Layout++ }, "", false},
+	} {
+		p := shown()
+		c.change(p)
+		err := sameAsShown(p, console.ApplyRequest{Layout: 377, Number: c.number})
+		if (err == nil) != c.begins || err != nil && !errs.Is(err, errs.Precondition) {
+			t.Errorf("%s: %v", c.name, err)
+		}
 	}
 }
