@@ -344,7 +344,7 @@ func TestRedundancyCountsWhatIsOutstanding(t *testing.T) {
 		{"nothing", 0, heal.Outstanding{}, 2, "everything can be read and written; 2 further drives may be lost"},
 		{"one drive lacks records", 0, heal.Outstanding{Wants: want(1)}, 1, "1 further drive may be lost, with 3 records to be repaired"},
 		{"two drives do", 0, heal.Outstanding{Wants: want(1, 5)}, 0, "NO further drive may be lost, with 3 records to be repaired"},
-		{"three drives do", 0, heal.Outstanding{Wants: want(1, 3, 5)}, 0, "can be read, but for up to 3 records,"},
+		{"three drives do", 0, heal.Outstanding{Wants: want(1, 3, 5)}, 0, "3 records can perhaps not be read now, all else can be read"},
 		{"some drive does", 0, heal.Outstanding{Wants: want()}, 0, "NO further drive"},
 		{"different ones do", 0, heal.Outstanding{Wants: append(want(1), want(2)...)}, 1, "with 6 records"},
 		{"the one that is away does", 1, heal.Outstanding{Wants: want(1)}, 1, "1 further drive may be lost"},

@@ -316,6 +316,7 @@ type DriveStatus struct {
 	Role        string `json:"role,omitempty"`
 	Total       uint64 `json:"total_bytes"`
 	Free        uint64 `json:"free_bytes"`
+	Reserve     uint64 `json:"reserve_bytes,omitempty"` // of Free: kept free, a drive with less is full
 	ReadErrors  uint64 `json:"read_errors"`
 	WriteErrors uint64 `json:"write_errors"`
 	Stale       bool   `json:"stale,omitempty"` // the drive did not answer in time; figures are older
@@ -354,7 +355,7 @@ func driveStatuses(paths []node.PathStatus, samples map[uint16]Sample) []DriveSt
 		}
 		s, sampled := samples[p.Num]
 		if sampled && p.Known {
-			d.Total, d.Free, d.Stale = s.Info.Total, s.Info.Avail, s.Stale
+			d.Total, d.Free, d.Reserve, d.Stale = s.Info.Total, s.Info.Avail, s.Info.Reserve, s.Stale
 			d.ReadErrors, d.WriteErrors = s.Info.ReadErrors, s.Info.WriteErrors
 		}
 		switch {

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/heal"
 	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/node"
@@ -208,6 +209,12 @@ func (h *Handler) redundancy(o heal.Outstanding, gone uint16) Redundancy {
 	r := judge(h.Layout(), here, func(num uint16) bool { return !incomplete[num] }, o)
 	lost, _ := h.Healer.Lost()
 	r.Doubtful = max(r.Doubtful, len(lost))
+	h.recent.mu.Lock()
+	full := h.recent.full
+	h.recent.mu.Unlock()
+	if r.Crowded = crowded(h.Layout(), here, full); r.Crowded > 0 {
+		r.Writable = false
+	}
 	n, until := h.standing(gone)
 	return r.halted(n, h.Layout().Partitions(), until)
 }
@@ -229,7 +236,8 @@ func (h *Handler) serves(num uint16) bool {
 type recent struct {
 	mu    sync.Mutex // guards all below; held while it is counted
 	last  heal.Outstanding
-	until time.Time // for people who look
+	full  map[uint16]bool // drives that take no new shards, as they last said; never changed once it is here
+	until time.Time       // for people who look
 }
 
 // How long what is outstanding is shown: at least recentFor, and so long that counting takes a
@@ -254,9 +262,27 @@ func (h *Handler) outstanding(ctx context.Context, fresh bool) heal.Outstanding 
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	h.recent.last = h.Healer.Outstanding(ctx)
+	h.recent.full = h.fullDrives(ctx)
 	now := h.Now()
 	h.recent.until = now.Add(max(recentFor, recentFactor*now.Sub(begun)))
 	return h.recent.last
+}
+
+// fullDrives are the drives that say that they take no new shards.
+func (h *Handler) fullDrives(ctx context.Context) map[uint16]bool {
+	full := map[uint16]bool{}
+	list := driveStatuses(h.Drives.Status(), h.Samples.Sample(ctx))
+	for _, n := range h.allNodes(ctx) {
+		if !n.Self {
+			list = append(list, n.Drives...)
+		}
+	}
+	for _, d := range list {
+		if d.State == string(disk.StateFull) && d.Number != nil {
+			full[uint16(*d.Number)] = true
+		}
+	}
+	return full
 }
 
 // judgeWait is the longest that what is outstanding is counted for a decision.

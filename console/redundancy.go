@@ -29,6 +29,9 @@ type Redundancy struct {
 	Still int    `json:"standing_still,omitempty"`
 	Of    uint32 `json:"of_partitions,omitempty"`
 	Until string `json:"until,omitempty"`
+	// Crowded counts the partitions of which too few drives are here that are not full: they take no new data, and
+	// not everything counts as writable.
+	Crowded int `json:"without_room,omitempty"`
 }
 
 // halted is r where partitions stand still.
@@ -116,6 +119,9 @@ func judge(l *placement.Layout, here, sound func(num uint16) bool, o heal.Outsta
 		good, known := goodOf(l, w, func(num uint16) bool { return here(num) && certain(num) })
 		if !known {
 			r.MayLose = 0
+			if w.Partition < l.Partitions() && !surely(l.Group(w.Partition), func(num uint16) bool { return here(num) && sound(num) }) {
+				r.Doubtful += w.Registers
+			}
 			continue
 		}
 		k := int(l.Group(w.Partition).Profile.Data)
@@ -126,6 +132,38 @@ func judge(l *placement.Layout, here, sound func(num uint16) bool, o heal.Outsta
 		}
 	}
 	return r
+}
+
+// surely reports whether what was acknowledged can be read with those drives of a partition that are good, whichever of
+// them took part: at least k shards and the spare one were durable then.
+func surely(g placement.Group, good func(num uint16) bool) bool {
+	least := placement.ShardQuorum(g.Profile, g.Spread)
+	for _, num := range g.Drives {
+		if !good(num) {
+			least--
+		}
+	}
+	return least >= int(g.Profile.Data)
+}
+
+// crowded counts the partitions of which too few drives are here that take new shards.
+func crowded(l *placement.Layout, here func(num uint16) bool, full map[uint16]bool) (n int) {
+	if len(full) == 0 {
+		return 0
+	}
+	for p := range l.Partitions() {
+		g := l.Group(p)
+		takes := 0
+		for _, num := range g.Drives {
+			if here(num) && !full[num] {
+				takes++
+			}
+		}
+		if takes < placement.ShardQuorum(g.Profile, g.Spread) {
+			n++
+		}
+	}
+	return n
 }
 
 // goodOf counts the drives that surely hold what registers want to have on all, among those that
@@ -164,23 +202,32 @@ func leaning(l *placement.Layout, o heal.Outstanding, num uint16) (records int, 
 func (r Redundancy) String() string {
 	switch {
 	case r.Still > 0:
-		return fmt.Sprintf("%s; of the others at least %d of %d drives are here each, reading needs %d and writing %d; %s",
-			stillText(r.Still, r.Of, r.Until), r.Here, r.Members, r.ReadsNeed, r.WritesNeed, r.spare())
+		return fmt.Sprintf("%s; of the others at least %d of %d drives are here each, reading needs %d and writing %d; %s%s",
+			stillText(r.Still, r.Of, r.Until), r.Here, r.Members, r.ReadsNeed, r.WritesNeed, r.doubt("; "), r.spare())
 	case !r.Readable:
 		return fmt.Sprintf("%d of %d drives of a partition are here, %d of them complete; reading needs %d: DATA IS UNAVAILABLE",
 			r.Here, r.Members, r.Sound, r.ReadsNeed)
-	case !r.Writable:
-		return fmt.Sprintf("%d of %d drives of a partition are here; everything can be read%s, but writes need %d and answer 503; %s",
-			r.Here, r.Members, r.doubt(), r.WritesNeed, r.spare())
 	}
-	return fmt.Sprintf("%d of %d drives of a partition are here; everything can be read%s and written; %s", r.Here, r.Members, r.doubt(), r.spare())
+	reads := "everything can be read"
+	if r.Doubtful > 0 {
+		reads = r.doubt(", ") + "all else can be read"
+	}
+	switch {
+	case !r.Writable && r.Here >= r.WritesNeed && r.Crowded > 0:
+		return fmt.Sprintf("%d of %d drives of a partition are here; %s, but new data answers 507 in %s, as too few of their drives that are here have room; %s",
+			r.Here, r.Members, reads, counted(r.Crowded, "partition"), r.spare())
+	case !r.Writable:
+		return fmt.Sprintf("%d of %d drives of a partition are here; %s, but writes need %d and answer 503; %s", r.Here, r.Members, reads, r.WritesNeed, r.spare())
+	}
+	return fmt.Sprintf("%d of %d drives of a partition are here; %s and written; %s", r.Here, r.Members, reads, r.spare())
 }
 
-func (r Redundancy) doubt() string {
+// doubt says of how many records it is not known that they can be read, and then end.
+func (r Redundancy) doubt(end string) string {
 	if r.Doubtful == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", but for up to %s,", counted(r.Doubtful, "record"))
+	return counted(r.Doubtful, "record") + " can perhaps not be read now" + end
 }
 
 func (r Redundancy) spare() string {

@@ -56,7 +56,11 @@ func printInfo(w io.Writer, i *console.Info) error {
 	if i.Replacing > 0 {
 		fmt.Fprintf(t, ", %d being replaced", i.Replacing)
 	}
-	fmt.Fprintf(t, "\nroom\t%s free of %s; objects may take about %s more\n", humanize.IBytes(i.Free), humanize.IBytes(i.Total), humanize.IBytes(i.Usable))
+	fmt.Fprintf(t, "\nroom\t%s free of %s; objects may take about %s more", humanize.IBytes(i.Free), humanize.IBytes(i.Total), humanize.IBytes(i.Usable))
+	if i.FullFirst != 0 {
+		fmt.Fprintf(t, ", then drive %d is full", i.FullFirst)
+	}
+	fmt.Fprintln(t)
 	fmt.Fprintf(t, "redundancy\t%s\n", i.Redundancy)
 	fmt.Fprintf(t, "health\t%s\n", health(i.Heal, i.HealWhy))
 	fmt.Fprintf(t, "last verified\t%s\n", moment(i.Verified))
