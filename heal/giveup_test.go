@@ -142,9 +142,7 @@ func TestADriveThatIsGivenUpWhileItIsFilledHasASuccessor(t *testing.T) {
 	w.heal()
 	p := w.planned()
 	p.open(w.drain(1), 1)
-	m := &mover{}
-	m.plan, _ = p.Plan()
-	m.term, _ = p.TakeOverPlan(context.Background(), m.plan.ID)
+	m := p.mover()
 	if err := w.healer.moveMembers(context.Background(), m, false); err != nil {
 		t.Fatal(err)
 	}

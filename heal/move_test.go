@@ -344,9 +344,7 @@ func TestReadersLookAtTheFormerPlace(t *testing.T) {
 	w.heal()
 	p := w.planned()
 	p.open(w.drain(1))
-	m := &mover{}
-	m.plan, _ = p.Plan()
-	m.term, _ = p.TakeOverPlan(context.Background(), m.plan.ID)
+	m := p.mover()
 	if err := w.healer.moveMembers(context.Background(), m, false); err != nil {
 		t.Fatal(err)
 	}
@@ -381,9 +379,7 @@ func TestALostFormerDriveIsRebuiltFromTheOthers(t *testing.T) {
 	p := w.planned()
 	list := w.drain(1)
 	p.open(list[:len(list)/2+1])
-	m := &mover{}
-	m.plan, _ = p.Plan()
-	m.term, _ = p.TakeOverPlan(context.Background(), m.plan.ID)
+	m := p.mover()
 	if err := w.healer.moveMembers(context.Background(), m, false); err != nil {
 		t.Fatal(err)
 	}
@@ -460,6 +456,72 @@ func (m *timed) Swap(ctx context.Context, s metadata.Swap) (metadata.SwapReport,
 	return r, err
 }
 
+// underLoad runs f while writers, readers and listers go on, with bodies of these sizes, and enters in want what they leave.
+// Then it heals. It returns how many operations there were.
+func (w *world) underLoad(sizes []int, want map[string][]byte, f func()) (ops int) {
+	w.t.Helper()
+	ctx := context.Background()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards want and ops
+	for g := range 2 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				key := fmt.Sprintf("g%d-%03d", g, 7*i%20)
+				body := w.operate(ctx, key, i, sizes)
+				mu.Lock()
+				if want[key] = body; body == nil {
+					delete(want, key)
+				}
+				ops++
+				mu.Unlock()
+			}
+		})
+	}
+	f()
+	close(stop)
+	wg.Wait()
+	for range 4 {
+		w.heal()
+		w.upkeep()
+	}
+	return ops
+}
+
+// operate is the i-th operation on a key: it is deleted, or written, read and listed. It returns what the key holds then.
+func (w *world) operate(ctx context.Context, key string, i int, sizes []int) []byte {
+	if i%5 == 4 {
+		if _, err := w.store.Delete(ctx, "bkt", key, object.DeleteOptions{}); err != nil {
+			w.t.Errorf("delete: %v", err)
+		}
+		return nil
+	}
+	body := bytes.Repeat([]byte{byte(i)}, sizes[i%len(sizes)])
+	if _, err := w.store.Put(ctx, "bkt", key, bytes.NewReader(body), object.PutOptions{Size: int64(len(body))}); err != nil {
+		w.t.Errorf("put: %v", err)
+	}
+	obj, err := w.store.Get(ctx, "bkt", key, object.GetOptions{})
+	if err != nil {
+		w.t.Errorf("get: %v", err)
+		return body
+	}
+	var got bytes.Buffer
+	if _, err := obj.WriteTo(&got); err != nil || !bytes.Equal(got.Bytes(), body) {
+		w.t.Errorf("%s: %d bytes, not %d: %v", key, got.Len(), len(body), err)
+	}
+	obj.Close()
+	page, err := w.store.List(ctx, "bkt", object.ListOptions{Prefix: key, Limit: 2})
+	if err != nil || len(page.Objects) != 1 {
+		w.t.Errorf("list of %s: %d, %v", key, len(page.Objects), err)
+	}
+	return body
+}
+
 // Writers, readers and listers go on while a drive is drained.
 func TestMovesUnderLoad(t *testing.T) {
 	w := newWorldOf(t, object.Unversioned, 6)
@@ -470,62 +532,7 @@ func TestMovesUnderLoad(t *testing.T) {
 	p.open(w.drain(3), 3)
 	clock := &timed{Mover: w.healer.c.Mover}
 	w.healer.c.Mover = clock
-	ctx := context.Background()
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	var mu sync.Mutex // guards want
-	ops := 0
-	for g := range 2 {
-		wg.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				key := fmt.Sprintf("g%d-%03d", g, 7*i%20)
-				if i%5 == 4 {
-					if _, err := w.store.Delete(ctx, "bkt", key, object.DeleteOptions{}); err != nil {
-						t.Errorf("delete: %v", err)
-					}
-					mu.Lock()
-					delete(want, key)
-					ops++
-					mu.Unlock()
-					continue
-				}
-				body := bytes.Repeat([]byte{byte(i)}, []int{10, 3000, 300 << 10}[i%3])
-				if _, err := w.store.Put(ctx, "bkt", key, bytes.NewReader(body), object.PutOptions{Size: int64(len(body))}); err != nil {
-					t.Errorf("put: %v", err)
-				}
-				obj, err := w.store.Get(ctx, "bkt", key, object.GetOptions{})
-				if err != nil {
-					t.Errorf("get: %v", err)
-					continue
-				}
-				var got bytes.Buffer
-				if _, err := obj.WriteTo(&got); err != nil || !bytes.Equal(got.Bytes(), body) {
-					t.Errorf("%s: %d bytes, not %d: %v", key, got.Len(), len(body), err)
-				}
-				obj.Close()
-				page, err := w.store.List(ctx, "bkt", object.ListOptions{Prefix: key, Limit: 2})
-				if err != nil || len(page.Objects) != 1 {
-					t.Errorf("list of %s: %d, %v", key, len(page.Objects), err)
-				}
-				mu.Lock()
-				want[key] = body
-				ops++
-				mu.Unlock()
-			}
-		})
-	}
-	w.moved(p)
-	close(stop)
-	wg.Wait()
-	for range 4 {
-		w.heal()
-		w.upkeep()
-	}
+	ops := w.underLoad([]int{10, 3000, 300 << 10}, want, func() { w.moved(p) })
 	t.Logf("%d operations meanwhile; %d changes of members, %v each, %v the longest", ops, clock.n, clock.all/time.Duration(max(clock.n, 1)), clock.longest)
 	w.equalDigests()
 	w.same(want)

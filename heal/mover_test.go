@@ -46,6 +46,31 @@ func (w *world) only(num uint16) *Healer {
 
 func noLeader() error { return errs.E("test", errs.Unavailable, "no leader") }
 
+// refusing fails every call of a name.
+func refusing(name string) func(string) error {
+	return func(call string) error {
+		if call == name {
+			return noLeader()
+		}
+		return nil
+	}
+}
+
+// mover is a mover of the open plan, that has nothing to read from the drives.
+func (p *plans) mover() *mover {
+	plan, _ := p.Plan()
+	m := newMover(plan)
+	m.loaded = true
+	m.term, _ = p.TakeOverPlan(context.Background(), plan.ID)
+	return m
+}
+
+// published are the moves of which the shards follow.
+func (p *plans) published() []placement.Move {
+	plan, _ := p.Plan()
+	return publishedOf(plan.Moves, allLayouts)
+}
+
 // The process of drive 2 is the mover, and has walked all registers when that of drive 6 becomes it: this one has
 // nothing to walk again.
 func TestAnotherProcessGoesOnWhereTheMoverWas(t *testing.T) {
@@ -54,12 +79,7 @@ func TestAnotherProcessGoesOnWhereTheMoverWas(t *testing.T) {
 	w.heal()
 	p := w.planned()
 	p.open(w.drain(1), 1)
-	p.fail = func(call string) error {
-		if call == "done" {
-			return noLeader()
-		}
-		return nil
-	}
+	p.fail = refusing("done")
 	all, first, second := w.healer, w.only(2), w.only(6)
 	ctx := context.Background()
 	if err := first.work(ctx); err != nil {
@@ -94,12 +114,7 @@ func TestAMoverThatIsOneNoMoreForgetsNothing(t *testing.T) {
 	w.heal()
 	p := w.planned()
 	p.open(w.drain(1), 1)
-	p.fail = func(call string) error {
-		if call == "done" {
-			return noLeader()
-		}
-		return nil
-	}
+	p.fail = refusing("done")
 	ctx := context.Background()
 	if err := w.healer.work(ctx); err != nil {
 		t.Fatal(err)
@@ -134,13 +149,10 @@ func TestAWalkIsForTheMovesThatWerePublishedWhenItBegan(t *testing.T) {
 	list := w.drain(1)
 	p.open(list)
 	ctx := context.Background()
-	plan, _ := p.Plan()
-	m := newMover(plan)
-	m.loaded = true
-	published := func() int { plan, _ := p.Plan(); return len(publishedOf(plan.Moves, allLayouts)) }
+	m := p.mover()
 	members := func() {
 		m.plan, _ = p.Plan()
-		m.term, _ = p.TakeOverPlan(ctx, plan.ID)
+		m.term, _ = p.TakeOverPlan(ctx, m.plan.ID)
 		_ = w.healer.moveMembers(ctx, m, false)
 	}
 	w.healer.moving.batch = 1
@@ -155,14 +167,14 @@ func TestAWalkIsForTheMovesThatWerePublishedWhenItBegan(t *testing.T) {
 		t.Fatal(err)
 	}
 	round, first := m.state.Round, len(m.state.Moves)
-	if first == 0 || first != published() {
-		t.Fatalf("the walk is for %d moves, of %d that are published", first, published())
+	if first == 0 || first != len(p.published()) {
+		t.Fatalf("the walk is for %d moves, of %d that are published", first, len(p.published()))
 	}
 	m.state.Walked = true
 	p.fail = nil
 	members()
-	if published() <= first {
-		t.Fatalf("%d moves are published, as before", published())
+	if n := len(p.published()); n <= first {
+		t.Fatalf("%d moves are published, as before", n)
 	}
 	if err := w.healer.beginRound(ctx, m); err != nil {
 		t.Fatal(err)
@@ -180,10 +192,7 @@ func TestPartitionsThatStandStillDoNotWaitForAWalk(t *testing.T) {
 	p := w.planned()
 	p.open(w.drain(1))
 	ctx := context.Background()
-	plan, _ := p.Plan()
-	m := newMover(plan)
-	m.loaded = true
-	m.term, _ = p.TakeOverPlan(ctx, plan.ID)
+	m := p.mover()
 	w.healer.moving.batch = 1
 	n := 0
 	p.fail = func(call string) error {
@@ -247,10 +256,7 @@ func TestMovesDoNotWaitForWhatIsDead(t *testing.T) {
 	p := w.planned()
 	p.open(w.drain(1))
 	ctx := context.Background()
-	plan, _ := p.Plan()
-	m := newMover(plan)
-	m.loaded = true
-	m.term, _ = p.TakeOverPlan(ctx, plan.ID)
+	m := p.mover()
 	if err := w.healer.moveMembers(ctx, m, false); err != nil {
 		t.Fatal(err)
 	}
@@ -263,8 +269,8 @@ func TestMovesDoNotWaitForWhatIsDead(t *testing.T) {
 	if err := w.healer.moveShards(ctx, m); err != nil {
 		t.Errorf("the moves wait: %v", err)
 	}
-	if plan, open := p.Plan(); open && len(publishedOf(plan.Moves, allLayouts)) > 0 {
-		t.Errorf("%d moves are not over", len(publishedOf(plan.Moves, allLayouts)))
+	if n := len(p.published()); n > 0 {
+		t.Errorf("%d moves are not over", n)
 	}
 	w.moved(p)
 	for range 4 {

@@ -225,6 +225,23 @@ func TestMarksGoOnlyWhenARowTellsWhatCouldNotBeVerified(t *testing.T) {
 	w.whole("k")
 }
 
+// The same of one of which too few shards are left: that it is known as lost does not outlive the process, the row does.
+func TestMarksOfWhatIsLostGoOnlyForARow(t *testing.T) {
+	w := newWorld(t, object.Unversioned)
+	w.crashPut(t, "k", -1)
+	for num := range uint16(3) {
+		w.vanish(num+1, "k")
+	}
+	w.clock.pass(time.Hour)
+	w.healer.Trigger()
+	if err := w.healer.Pass(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := w.healer.Status(); !s.names("k") || w.repairs() == 0 {
+		t.Errorf("%d repair rows for what is lost; %q", w.repairs(), s.Why)
+	}
+}
+
 // A drive that is away may have shards of a dead body: the body stays on the dead list of its register.
 func TestADeadBodyStaysOnTheListWhileADriveIsAway(t *testing.T) {
 	w := newWorld(t, object.Unversioned)

@@ -1,11 +1,8 @@
 package heal
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -174,62 +171,7 @@ func TestPartitionsBecomeWiderUnderLoad(t *testing.T) {
 	w.widen(p, 2, 2)
 	clock := &timed{Mover: w.healer.c.Mover}
 	w.healer.c.Mover = clock
-	ctx := context.Background()
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	var mu sync.Mutex // guards want and ops
-	ops := 0
-	for g := range 2 {
-		wg.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				key := fmt.Sprintf("g%d-%03d", g, 7*i%20)
-				if i%5 == 4 {
-					if _, err := w.store.Delete(ctx, "bkt", key, object.DeleteOptions{}); err != nil {
-						t.Errorf("delete: %v", err)
-					}
-					mu.Lock()
-					delete(want, key)
-					ops++
-					mu.Unlock()
-					continue
-				}
-				body := bytes.Repeat([]byte{byte(i)}, []int{10, 3000, 300 << 10, 700 << 10}[i%4])
-				if _, err := w.store.Put(ctx, "bkt", key, bytes.NewReader(body), object.PutOptions{Size: int64(len(body))}); err != nil {
-					t.Errorf("put: %v", err)
-				}
-				obj, err := w.store.Get(ctx, "bkt", key, object.GetOptions{})
-				if err != nil {
-					t.Errorf("get: %v", err)
-					continue
-				}
-				var got bytes.Buffer
-				if _, err := obj.WriteTo(&got); err != nil || !bytes.Equal(got.Bytes(), body) {
-					t.Errorf("%s: %d bytes, not %d: %v", key, got.Len(), len(body), err)
-				}
-				obj.Close()
-				page, err := w.store.List(ctx, "bkt", object.ListOptions{Prefix: key, Limit: 2})
-				if err != nil || len(page.Objects) != 1 {
-					t.Errorf("list of %s: %d, %v", key, len(page.Objects), err)
-				}
-				mu.Lock()
-				want[key] = body
-				ops++
-				mu.Unlock()
-			}
-		})
-	}
-	w.moved(p)
-	close(stop)
-	wg.Wait()
-	for range 4 {
-		w.heal()
-		w.upkeep()
-	}
+	ops := w.underLoad([]int{10, 3000, 300 << 10, 700 << 10}, want, func() { w.moved(p) })
 	t.Logf("%d operations meanwhile; %d changes of members, %v each, %v the longest", ops, clock.n, clock.all/time.Duration(max(clock.n, 1)), clock.longest)
 	w.equalDigests()
 	w.same(want)
