@@ -44,6 +44,11 @@ func (p *fakePlanner) Apply(_ context.Context, q ApplyRequest) (PlanReport, erro
 	return PlanReport{ID: 7, Layout: q.Layout}, p.fails
 }
 
+func (p *fakePlanner) AddDrive(_ context.Context, path string, force bool) (uint16, error) {
+	p.f.note("add", path, force)
+	return 14, p.fails
+}
+
 func (p *fakePlanner) RemoveNode(_ context.Context, node string) (string, error) {
 	if node == "n2" {
 		return "its certificate stays good", nil
@@ -161,5 +166,18 @@ func TestAPlanIsAppliedByItsNumberOrThatOfTheLayout(t *testing.T) {
 		if code, body := send(t, h, http.MethodPost, "/-/admin/v1/layout/apply", c.body); code != c.status || !slices.Equal(f.did, c.did) {
 			t.Errorf("%s: status %d, done %q; want %d, %q: %s", c.name, code, f.did, c.status, c.did, body)
 		}
+	}
+}
+
+func TestADriveIsAddedByForceOnlyIfThatIsAsked(t *testing.T) {
+	f := newFake()
+	h := f.handlerOf(layoutOf(t, erasure.Profile{Data: 1, Parity: 1}, 2), func(c *Config) { c.Planner = &fakePlanner{f: f} })
+	for _, body := range []string{`{"path":"/d3"}`, `{"path":"/d3","force":true}`} {
+		if code, answer := send(t, h, http.MethodPost, "/-/admin/v1/drives/add", body); code != http.StatusOK || !strings.Contains(answer, `"drive": 14`) {
+			t.Errorf("%s: status %d: %s", body, code, answer)
+		}
+	}
+	if !slices.Equal(f.did, []string{"add /d3 false", "add /d3 true"}) {
+		t.Errorf("done: %q", f.did)
 	}
 }

@@ -33,8 +33,9 @@ type Planner interface {
 	RemoveNode(ctx context.Context, node string) (warning string, err error)
 	// SetZone says in which failure domain a node is, whatever it is started with.
 	SetZone(ctx context.Context, node, zone string) error
-	// AddDrive makes an empty directory of this process a drive that has no places yet.
-	AddDrive(ctx context.Context, path string) (num uint16, err error)
+	// AddDrive makes an empty directory of this process a drive that has no places yet. Unless force it fails with kind
+	// Precondition while a drive with places is away that may have been at the path.
+	AddDrive(ctx context.Context, path string, force bool) (num uint16, err error)
 }
 
 // LayoutReport is the answer of GET /-/admin/v1/layout.
@@ -132,7 +133,8 @@ type ZoneRequest struct {
 
 // AddDriveRequest is the body of POST drives/add.
 type AddDriveRequest struct {
-	Path string `json:"path"`
+	Path  string `json:"path"`
+	Force bool   `json:"force,omitempty"` // even if a drive is away that may have been at Path
 }
 
 // AddDriveAnswer is its answer.
@@ -249,7 +251,7 @@ func (h *Handler) addDrive(r *http.Request, q *AddDriveRequest) (any, error) {
 	if q.Path == "" {
 		return nil, errs.E("console.addDrive", errs.Invalid, "path is needed: an empty directory that the node was started with")
 	}
-	num, err := h.Planner.AddDrive(r.Context(), q.Path)
+	num, err := h.Planner.AddDrive(r.Context(), q.Path, q.Force)
 	if err != nil {
 		return nil, err
 	}

@@ -376,6 +376,21 @@ func TestAPlanIsAppliedByTheNumberThatItIsShownWith(t *testing.T) {
 	}
 }
 
+func TestADriveIsAddedByForceOnlyIfThatIsSaid(t *testing.T) {
+	script := &scripted{next: map[string][]any{"drives/add": {http.StatusPreconditionFailed, console.AddDriveAnswer{Drive: 14, Path: "/d1"}}}}
+	h := httptest.NewServer(script)
+	defer h.Close()
+	if code, _, stderr := adminAt(t, h.URL, process{}, "drive", "add", "/d1"); code != 3 {
+		t.Errorf("refused: code %d, %q", code, stderr)
+	}
+	if code, out, stderr := adminAt(t, h.URL, process{}, "drive", "add", "/d1", "--force"); code != 0 || !strings.Contains(out, "is drive 14") {
+		t.Errorf("by force: code %d, %q, %q", code, out, stderr)
+	}
+	if want := []string{`drives/add {"path":"/d1"}`, `drives/add {"path":"/d1","force":true}`}; !slices.Equal(script.asked, want) {
+		t.Errorf("asked %q, want %q", script.asked, want)
+	}
+}
+
 func TestADrainAnswersJSON(t *testing.T) {
 	for _, args := range drainCommands {
 		script := draining()

@@ -440,12 +440,15 @@ would, so that no zone has more shards of an object than may be lost.`,
 }
 
 func addDriveCommand(p process, e *endpoint) *cobra.Command {
-	var asJSON bool
-	return jsonFlag(&cobra.Command{
+	var asJSON, force bool
+	c := &cobra.Command{
 		Use:   "add PATH",
 		Short: "Make an empty directory of a node of a cluster a new drive",
 		Long: `Makes the empty directory PATH, one of those that the addressed node was started with, a drive of the cluster. It
-has no places before a plan is applied: ostraka admin layout plan.`,
+has no places before a plan is applied: ostraka admin layout plan.
+
+It is refused, unless --force, while a drive of the node is away that may have been at PATH: a new disk in the place of
+a lost one is for ostraka admin drive replace.`,
 		Example: "  ostraka admin drive add /mnt/d5 --endpoint http://10.0.0.3:9000",
 		Args:    exactly(1, "the path of the new, empty drive has to be given, as `ostraka admin drive list` shows it"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -453,10 +456,12 @@ has no places before a plan is applied: ostraka admin layout plan.`,
 			if err != nil {
 				return errs.As("admin", errs.Invalid, err)
 			}
-			return show(cmd, p, e, request{method: http.MethodPost, path: "drives/add", body: console.AddDriveRequest{Path: path}}, asJSON, func(w io.Writer, a *console.AddDriveAnswer) error {
+			return show(cmd, p, e, request{method: http.MethodPost, path: "drives/add", body: console.AddDriveRequest{Path: path, Force: force}}, asJSON, func(w io.Writer, a *console.AddDriveAnswer) error {
 				_, err := fmt.Fprintf(w, "%s is drive %d; it has places once a plan is applied: ostraka admin layout plan\n", a.Path, a.Drive)
 				return err
 			})
 		},
-	}, &asJSON)
+	}
+	c.Flags().BoolVar(&force, "force", false, "even if a drive is away that may have been at PATH")
+	return jsonFlag(c, &asJSON)
 }

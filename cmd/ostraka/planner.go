@@ -379,10 +379,16 @@ func (p planner) Layout() console.LayoutReport {
 
 // AddDrive implements console.Planner: an empty directory of this process becomes a drive, a member of nothing until a
 // plan is applied.
-func (p planner) AddDrive(ctx context.Context, path string) (uint16, error) {
+func (p planner) AddDrive(ctx context.Context, path string, force bool) (uint16, error) {
 	const op = "server.AddDrive"
 	if p.s.mesh == nil {
 		return 0, errs.E(op, errs.Unsupported, "this store is one process: start it with --node-address first, then it can grow")
+	}
+	st := p.s.control.State()
+	places := func(num uint16) int { return len(st.Layout().PartitionsOf(num)) }
+	if away := awayAt(path, st.DrivesOf(p.s.mesh.self), p.s.set.Status(), places, st.Retired); len(away) > 0 && !force {
+		return 0, errs.E(op, errs.Precondition, fmt.Sprintf("%s away, and may have been at %s: `ostraka admin drive replace %s --old %d` gives a lost drive's place to it. "+
+			"If it is one more drive, say force", areGiven(away), path, path, away[0]))
 	}
 	if err := p.s.set.Recruit(ctx, []string{path}, p.s.number); err != nil {
 		return 0, err
@@ -393,6 +399,21 @@ func (p planner) AddDrive(ctx context.Context, path string) (uint16, error) {
 		}
 	}
 	return 0, errs.E(op, errs.Drive, "the drive has a number, and could not be opened: see `ostraka admin drive list`")
+}
+
+// awayAt returns those of a node's own drives that are away and may have been at a path of it: they serve at none of its
+// paths, and no other is known as theirs. One without places has nothing to lose; it may be the very one whose addition
+// was broken off. One that is retired is seen to.
+func awayAt(path string, own []placement.Drive, paths []node.PathStatus, places func(uint16) int, retired func(uint16) bool) (away []uint16) {
+	for _, d := range own {
+		known := slices.ContainsFunc(paths, func(is node.PathStatus) bool {
+			return is.Known && is.Num == d.Num && (is.Open || is.Path != path)
+		})
+		if !known && places(d.Num) > 0 && !retired(d.Num) {
+			away = append(away, d.Num)
+		}
+	}
+	return away
 }
 
 // number has the control plane give numbers to new drives of this node.

@@ -15,6 +15,7 @@ import (
 	"github.com/ostraka/ostraka/disk"
 	"github.com/ostraka/ostraka/erasure"
 	"github.com/ostraka/ostraka/internal/errs"
+	"github.com/ostraka/ostraka/node"
 	"github.com/ostraka/ostraka/placement"
 )
 
@@ -129,6 +130,32 @@ func TestOnlyThePlanThatWasShownIsBegun(t *testing.T) {
 		err := sameAsShown(p, console.ApplyRequest{Layout: 377, Number: c.number})
 		if (err == nil) != c.begins || err != nil && !errs.Is(err, errs.Precondition) {
 			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// A directory that was emptied looks like a new disk: whoever adds it is told of the drive that is missing.
+func TestADriveThatIsAwayMayHaveBeenAtThePathOfANewOne(t *testing.T) {
+	own := []placement.Drive{{Num: 8}, {Num: 9}}
+	eight := node.PathStatus{Path: "/d2", Num: 8, Known: true, Open: true}
+	for _, c := range []struct {
+		name    string
+		paths   []node.PathStatus
+		places  int // of drive 9
+		retired bool
+		away    []uint16
+	}{
+		{"all serve, and one more comes", []node.PathStatus{eight, {Path: "/d1", Num: 9, Known: true, Open: true}, {Path: "/new"}}, 5, false, nil},
+		{"it was emptied before the start", []node.PathStatus{eight, {Path: "/new"}}, 5, false, []uint16{9}},
+		{"it was emptied while the node ran", []node.PathStatus{eight, {Path: "/new", Num: 9, Known: true}}, 5, false, []uint16{9}},
+		{"it was at another path", []node.PathStatus{eight, {Path: "/d1", Num: 9, Known: true}, {Path: "/new"}}, 5, false, nil},
+		{"it serves at this path", []node.PathStatus{eight, {Path: "/new", Num: 9, Known: true, Open: true}}, 5, false, nil},
+		{"it has no places", []node.PathStatus{eight, {Path: "/new"}}, 0, false, nil},
+		{"it was given up", []node.PathStatus{eight, {Path: "/new"}}, 5, true, nil},
+	} {
+		places := func(num uint16) int { return map[uint16]int{8: 7, 9: c.places}[num] }
+		if away := awayAt("/new", own, c.paths, places, func(num uint16) bool { return c.retired && num == 9 }); !slices.Equal(away, c.away) {
+			t.Errorf("%s: %d are away, want %d", c.name, away, c.away)
 		}
 	}
 }
