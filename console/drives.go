@@ -595,9 +595,14 @@ func (h *Handler) replaced(op string, q *ReplaceRequest) (uint16, error) {
 		return q.Old, nil
 	}
 	open := map[uint16]bool{}
+	own := map[[16]byte]bool{} // this node, as its drives know it
 	for _, p := range h.Drives.Status() {
-		if _, member := l.Drive(p.Num); p.Path == q.Path && p.Known && member {
+		d, member := l.Drive(p.Num)
+		if p.Path == q.Path && p.Known && member {
 			return p.Num, nil
+		}
+		if p.Known && member {
+			own[d.Node] = true
 		}
 		if p.Known && p.Open {
 			open[p.Num] = true
@@ -609,7 +614,7 @@ func (h *Handler) replaced(op string, q *ReplaceRequest) (uint16, error) {
 	var away []string
 	var last uint16
 	for _, d := range l.Drives() {
-		if !open[d.Num] {
+		if !open[d.Num] && !h.serves(d.Num) && (len(own) == 0 || own[d.Node]) {
 			away, last = append(away, fmt.Sprint(d.Num)), d.Num
 		}
 	}

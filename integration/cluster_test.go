@@ -227,6 +227,19 @@ func TestThreeServersAreOneStore(t *testing.T) {
 	gateway.get("while-one-is-away", "k", small)
 	gateway.stop(time.Minute)
 
+	// Without its disks the first node makes no other cluster, however it is started.
+	bare := newMember(t, "server", 1, all[0], "z5")
+	bare.onlyDrives()
+	for i, args := range [][]string{{"--cluster-secret-file", all[0].secret}, nil} {
+		empty := t.TempDir()
+		if out := refused(t, bare.env, slices.Concat([]string{"server", "--address", bare.addr}, bare.args, args, []string{empty})...); !strings.Contains(out, "mounted") {
+			t.Errorf("start %d over an empty directory is told %q", i, out)
+		}
+		if list, err := os.ReadDir(empty); err != nil || len(list) > 0 {
+			t.Errorf("it wrote %v, %v", list, err)
+		}
+	}
+
 	// The power fails everywhere. Nobody is told where the others are.
 	for _, m := range all {
 		m.kill()

@@ -34,6 +34,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Now; nil means time.Now.
 	Now func() time.Time
+	// Form, if there, is asked before a new cluster is formed over empty directories. An error refuses that: nothing is written,
+	// and OpenSet fails with it.
+	Form func() error
 	// NoForm refuses to form a new cluster over empty directories.
 	NoForm bool
 	// Join leaves directories that are all empty as they are, for Enter and Recruit: OpenSet succeeds with no
@@ -168,6 +171,11 @@ func (s *Set) open(ctx context.Context) error {
 	p, err := plan(found, s.cluster, s.o.NoForm, s.o.Join || joining)
 	if err != nil {
 		return err
+	}
+	if len(p.format) == len(s.slots) && s.o.Form != nil {
+		if err := s.o.Form(); err != nil {
+			return err
+		}
 	}
 	s.cluster, s.founders = p.cluster, p.founders
 	for i, id := range p.format {

@@ -215,6 +215,9 @@ func (s *stack) found(ctx context.Context, cfg *config.Server, want erasure.Prof
 	if err != nil {
 		return err
 	}
+	if err := noteCluster(cfg, s.set.Cluster(), log); err != nil {
+		return err
+	}
 	if !s.control.State().Initialized() {
 		if err := s.form(ctx, cfg, want); err != nil {
 			return err

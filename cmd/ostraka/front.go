@@ -6,20 +6,27 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/ostraka/ostraka/console"
 )
 
-// front answers at the address of clients, from the moment it listens: as long as the process waits, for a cluster to join or for its
-// drives, with 503 and the reason.
+// front answers at the address of clients, from the moment it listens. As long as the process waits, for a cluster to join or for
+// its drives, who operates it hears the reason at once. Requests for S3 are held for a while: a start takes seconds, and a client that is
+// refused has used up its tries by then.
 type front struct {
-	s3      bool // S3 will be served
+	s3      bool          // S3 will be served
+	hold    time.Duration // for requests for S3
 	reason  atomic.Pointer[string]
-	handler atomic.Pointer[http.Handler]
+	handler http.Handler // valid once opened is closed
+	opened  chan struct{}
 }
 
+// holdRequests is how long requests for S3 are held while the process starts.
+const holdRequests = 30 * time.Second
+
 func newFront(s3 bool) *front {
-	f := &front{s3: s3}
+	f := &front{s3: s3, hold: holdRequests, opened: make(chan struct{})}
 	f.waits("this process is starting")
 	return f
 }
@@ -27,13 +34,37 @@ func newFront(s3 bool) *front {
 // waits says for what the process waits.
 func (f *front) waits(reason string) { f.reason.Store(&reason) }
 
-// open has h answer from now on.
-func (f *front) open(h http.Handler) { f.handler.Store(&h) }
+// open has h answer from now on. It is called once.
+func (f *front) open(h http.Handler) {
+	f.handler = h
+	close(f.opened)
+}
+
+// waited holds a request until there is a handler, and reports whether there is.
+func (f *front) waited(r *http.Request) bool {
+	select {
+	case <-f.opened:
+		return true
+	default:
+	}
+	if strings.HasPrefix(r.URL.Path, "/-/") || !f.s3 {
+		return false
+	}
+	timer := time.NewTimer(f.hold)
+	defer timer.Stop()
+	select {
+	case <-f.opened:
+		return true
+	case <-timer.C:
+	case <-r.Context().Done():
+	}
+	return false
+}
 
 // ServeHTTP implements http.Handler.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h := f.handler.Load(); h != nil {
-		(*h).ServeHTTP(w, r)
+	if f.waited(r) {
+		f.handler.ServeHTTP(w, r)
 		return
 	}
 	w.Header().Set("Retry-After", "1")

@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestWhoAsksAProcessThatWaitsHearsWhy(t *testing.T) {
@@ -14,6 +15,7 @@ func TestWhoAsksAProcessThatWaitsHearsWhy(t *testing.T) {
 		return w.Code, w.Body.String()
 	}
 	f := newFront(true)
+	f.hold = 0
 	for _, c := range []struct {
 		path, has string
 		status    int
@@ -34,8 +36,17 @@ func TestWhoAsksAProcessThatWaitsHearsWhy(t *testing.T) {
 	if _, body := ask(newFront(false), "/bucket/key"); strings.Contains(body, "<Error>") {
 		t.Errorf("S3 by who never serves it: %s", body)
 	}
+	f.hold = time.Hour
+	held := make(chan int)
+	go func() { // is waited for below
+		status, _ := ask(f, "/bucket/key")
+		held <- status
+	}()
 	f.open(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
 	if status, _ := ask(f, "/-/ready"); status != http.StatusTeapot {
 		t.Errorf("open, and the answer is %d", status)
+	}
+	if status := <-held; status != http.StatusTeapot {
+		t.Errorf("who was held is answered %d", status)
 	}
 }

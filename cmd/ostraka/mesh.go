@@ -279,26 +279,28 @@ func (m *mesh) readSecret() (trust.Secret, error) {
 // makeSecret writes a new secret to the file that is named and is not there.
 func (m *mesh) makeSecret() (trust.Secret, error) {
 	s := trust.NewSecret()
-	fail := func(err error) (trust.Secret, error) {
+	if err := makeFile(m.cfg.SecretFile, s.Reveal()+"\n"); err != nil {
 		return trust.Secret{}, &errs.Error{Op: "server", Kind: errs.Invalid, Msg: "the secret of the cluster cannot be written to " + m.cfg.SecretFile, Err: err}
-	}
-	f, err := os.OpenFile(m.cfg.SecretFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fail(err)
-	}
-	_, err = io.WriteString(f, s.Reveal()+"\n")
-	if err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close()); err != nil {
-		return fail(err)
-	}
-	dir, err := os.Open(filepath.Dir(m.cfg.SecretFile))
-	if err != nil {
-		return fail(err)
-	}
-	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
-		return fail(err)
 	}
 	m.log.Warn("the secret of the new cluster was made; whoever has it can join: copy it to the other nodes, by a safe way", "file", m.cfg.SecretFile)
 	return s, nil
+}
+
+// makeFile makes a file that is not there, durably, for this user only.
+func makeFile(path, text string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(f, text)
+	if err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // join becomes a node of the cluster of --join, however long it takes to reach it; a refusal ends it.

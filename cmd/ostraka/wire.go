@@ -156,6 +156,7 @@ func (s *stack) openDrives(ctx context.Context, cfg *config.Server, log *slog.Lo
 	set, err := node.OpenSet(ctx, cfg.Drives, node.Options{
 		Logger: log,
 		Join:   len(cfg.Join) > 0,
+		Form:   func() error { return mayForm(cfg) },
 		Disk:   disk.Options{MemTableSize: min(max(memTables/len(cfg.Drives), minMemTable), maxMemTable)},
 		OnLost: func(num uint16, err error) {
 			log.Warn("drive lost", "drive", num, "err", err)
