@@ -47,7 +47,7 @@ const (
 	// loadFor is how long it is believed what a peer said of its load.
 	loadFor = time.Second
 
-	// maxPosting bounds the Posts that wait for a connection, and postTimeout how long.
+	// maxPosting bounds the Posts that wait for a connection or for room on one, and postTimeout how long for that.
 	maxPosting  = 1024
 	postTimeout = 10 * time.Second
 )
@@ -74,7 +74,14 @@ type Client struct {
 	failures int         // of dialing, in a row
 	retryAt  time.Time   // no dialing before
 	lastErr  error
-	posting  int // Posts that wait for a connection
+	posting  int      // Posts that wait for room on a connection
+	posts    []posted // wait for the first small connection, and go ahead of all else on it
+}
+
+// posted is a request of Post.
+type posted struct {
+	m       Method
+	payload []byte
 }
 
 // dialing is an attempt to connect, which all wait for who need it.
@@ -175,8 +182,8 @@ func (cl *Client) do(ctx context.Context, m Method, payload, into []byte, bulk b
 	}
 }
 
-// Post sends a request whose answer nobody waits for, at most once, and never blocks. On a connection that works it is
-// executed before what is called afterwards, if its method is inline. It may be lost.
+// Post sends a request whose answer nobody waits for, at most once, and never blocks. It is executed before what is called
+// afterwards, if its method is inline and it is not lost: with a connection, or because too many wait. payload must not change.
 func (cl *Client) Post(m Method, payload []byte) {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
@@ -186,7 +193,13 @@ func (cl *Client) Post(m Method, payload []byte) {
 	if cl.small != nil && cl.small.post(m, payload) {
 		return
 	}
-	if cl.posting >= maxPosting {
+	if cl.posting+len(cl.posts) >= maxPosting {
+		return
+	}
+	if cl.small == nil || !cl.small.usable() {
+		if cl.dial(false) != nil {
+			cl.posts = append(cl.posts, posted{m, payload})
+		}
 		return
 	}
 	cl.posting++
@@ -329,6 +342,9 @@ func (cl *Client) connected(c *clientConn, err error, bulk bool) error {
 		if cl.failures == 0 && !cl.closed {
 			cl.log.Warn("a node cannot be reached", "node", hex.EncodeToString(cl.c.Peer[:]), "cause", err)
 		}
+		if !bulk {
+			cl.posts = nil
+		}
 		cl.failures++
 		cl.retryAt = time.Now().Add(min(firstBackoff<<min(cl.failures-1, 10), lastBackoff))
 		cl.lastErr = err
@@ -342,6 +358,10 @@ func (cl *Client) connected(c *clientConn, err error, bulk bool) error {
 		cl.bulk = append(cl.bulk, c)
 	} else {
 		cl.small = c
+		for _, p := range cl.posts {
+			c.post(p.m, p.payload)
+		}
+		cl.posts = nil
 	}
 	return nil
 }
