@@ -18,6 +18,7 @@ import (
 var (
 	exe           = flag.String("ostraka", "", "the binary to test; by default it is built")
 	long          = flag.Bool("long", false, "run the cases that take minutes or gigabytes")
+	oldExe        = flag.String("old-ostraka", "", "an `executable` that speaks version 1 between nodes only, for the old nodes of a cluster that is upgraded; without it the new one stands for it")
 	requireAWS    = flag.Bool("require-aws", false, "fail where the aws CLI is missing, instead of skipping its cases")
 	requireFaults = flag.Bool("require-faults", false, "fail where root or strace is missing, instead of skipping the faults that need them")
 	stockFlag     = flag.Int("stock", 0, "small objects that the store holds when a drive is replaced; 0: 3000, or 200000 with -long")

@@ -28,6 +28,10 @@ const (
 // speaks has the process speak these versions from its next start on.
 func (m *member) speaks(versions string) {
 	m.args = slices.DeleteFunc(m.args, func(a string) bool { return strings.HasPrefix(a, "--unsafe-test-protocol=") })
+	if m.exe = ""; versions == oldBuild && *oldExe != "" {
+		m.exe = *oldExe
+		return
+	}
 	m.args = append(m.args, "--unsafe-test-protocol="+versions)
 }
 

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type server struct {
 	t      testing.TB
 	role   string // the command; "" is server
 	dirs   []string
+	exe    string // "": the one under test
 	addr   string
 	args   []string
 	env    []string
@@ -136,7 +138,7 @@ func (s *server) launch() {
 	}
 	args := append([]string{role, "--address", s.addr}, s.args...)
 	args = append(args, s.dirs...)
-	cmd := exec.Command(*exe, args...)
+	cmd := exec.Command(cmp.Or(s.exe, *exe), args...)
 	cmd.Env = s.env
 	if s.log == nil {
 		s.log = new(logBuffer)
