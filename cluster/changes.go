@@ -95,6 +95,9 @@ func (k *Control) change(ctx context.Context, c *command) (any, error) {
 // changeOnce is one try of a change.
 func (k *Control) changeOnce(ctx context.Context, c *command) (any, error) {
 	raw := c.encode()
+	if _, err := decodeCommand(raw); err != nil {
+		return nil, errs.As("cluster", errs.Invalid, err) // no voter could apply it
+	}
 	var result any
 	maybe := false // a leader elsewhere may have made it
 	err := k.withLeaderOr(ctx, func(v *voter, timeout time.Duration) (err error) {

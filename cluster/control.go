@@ -400,7 +400,8 @@ func (k *Control) behind(v *voter, index uint64, err error) {
 	if errs.Is(err, errs.Unsupported) {
 		what = "this build is older than an entry of the control plane's log: upgrade it; until then it"
 	}
-	err = &errs.Error{Op: "cluster.apply", Kind: errs.KindOf(err), Msg: what + " takes no part in the control plane, and serves by what it knows", Err: err}
+	// Of kind Unsupported, whatever it is: the rows of other voters here are not damaged.
+	err = &errs.Error{Op: "cluster.apply", Kind: errs.Unsupported, Msg: what + " takes no part in the control plane, and serves by what it knows", Err: err}
 	if k.old.Swap(&err) == nil {
 		k.log.Error(what+" takes no part in the control plane, and serves by what it knows", "entry", index, "err", errs.Public(err))
 	}

@@ -143,6 +143,21 @@ func (s *State) beginReplace(next *State, c *command) (any, error) {
 	case d.Node != [16]byte{} && d.Node != old.Node:
 		return refuse(errs.Invalid, "a drive is replaced by one of the same node")
 	}
+	// A change of members that was begun must come to its end. Giving the drive up has it end otherwise.
+	lost := func(num uint16) bool { return num == c.old || s.Retired(num) }
+	stand := 0
+	for partition, list := range s.begunMoves() {
+		if s.layout.Group(partition).Position(c.old) < 0 {
+			continue
+		}
+		if to, ends := s.turn(list, lost); to != nil || !ends {
+			stand++
+		}
+	}
+	if stand > 0 {
+		return refuse(errs.Precondition, "a change of the members of %d partitions was begun that could not end without drive %d: "+
+			"if it is dead, give it up instead, and another drive takes its place (`ostraka admin drive drain %d --dead`)", stand, c.old, c.old)
+	}
 	d.Node, d.Zone, d.Class = old.Node, old.Zone, old.Class
 	top := s.topDrive()
 	if top == ^uint16(0) {

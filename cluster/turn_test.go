@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ostraka/ostraka/erasure"
@@ -89,6 +90,10 @@ func TestABegunWideningIsTurnedWhereTooFewMembersAreLeft(t *testing.T) {
 	list, _ := m.of(m.joining(4), 3)
 	m.begun(list, nil, profilesOf(2, 2))
 	members := m.s.Layout().Group(3).Drives
+	// A new drive in its place would leave the change without an end.
+	if _, err := m.do(&command{op: opBeginReplace, old: members[1], drive: newDrive(99)}); !errs.Is(err, errs.Precondition) || !strings.Contains(err.Error(), "--dead") {
+		t.Errorf("it is replaced: %v", err)
+	}
 	if err := m.abandon(members[1]); err != nil {
 		t.Fatal(err)
 	}

@@ -411,6 +411,7 @@ func (h *Healer) moveMembers(ctx context.Context, m *mover, begunOnly bool) erro
 			stay[x.Move] = true
 		}
 	}
+	resting := len(stay)
 	if !rests {
 		m.tried = h.c.Now()
 	}
@@ -454,7 +455,7 @@ func (h *Healer) moveMembers(ctx context.Context, m *mover, begunOnly bool) erro
 		m.fails = 0
 	}
 	if len(stay) > 0 {
-		m.again = true
+		m.again = m.again || len(stay) > resting // those that rest were not tried
 		return errs.E(op, errs.Unavailable, fmt.Sprintf("%d positions could not change their drive yet: too few of the drives of their partitions answer", len(stay)))
 	}
 	return ctx.Err()

@@ -63,7 +63,9 @@ func (p *pacing) account(now time.Time, load int) (first bool) {
 	} else {
 		rested := max(now.Sub(p.seen), 0)
 		p.owed -= rested
-		p.pressed += rested
+		if p.rate == 0 || !p.free.After(p.seen) { // else it was the limit
+			p.pressed += rested
+		}
 	}
 	p.seen = now
 	switch {

@@ -142,6 +142,39 @@ func TestAMemberDoesNotRemoveItsRows(t *testing.T) {
 	})
 }
 
+// It was installed in an epoch that was then published with another in its place. Once that is known, it is none there, and can be made
+// empty; as long as the epoch is yet to be published it may be one.
+func TestADriveThatWasNotTakenAfterAllRemovesItsRows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newSwapWorld(t, swapProfiles[2], 3)
+		w.fill(12)
+		left := w.now().PartitionsOf(1)
+		w.moved(1, 1, w.spare) // the published epoch is that of the spare: drive 1 is none of it
+		a := w.drives[0].Acceptor
+		for _, c := range []struct {
+			beyond uint64
+			stale  bool
+		}{{1, true}, {0, false}} {
+			a.fence.Lock()
+			var b Batch
+			rows := map[uint32]epochRow{}
+			for _, p := range left {
+				r := a.epochRow(p)
+				e := w.now().Group(p).Epoch
+				r.transition, r.term, r.wedged, r.installed = 9, 1, e-1, e+c.beyond
+				rows[p] = r
+			}
+			err := a.setEpochs(&b, rows, nil)
+			a.fence.Unlock()
+			must(t, err)
+			if _, err := w.cl.Leave(t.Context(), w.now(), 1, left); errs.Is(err, errs.Stale) != c.stale || !c.stale && err != nil {
+				t.Errorf("installed %d epochs beyond the published one: %v", c.beyond, err)
+			}
+		}
+		must(t, w.cl.Close(t.Context()))
+	})
+}
+
 // The members come to lie on more failure domains, and W rises by one: the image must be on as many.
 func TestAQuorumThatChangesWithTheEpochMeetsTheImage(t *testing.T) {
 	prof := swapProfiles[3] // 4+2

@@ -140,9 +140,10 @@ func (a *Acceptor) remove(ctx context.Context, m *TransferRequest) (*TransferRep
 		}
 		t := &m.Rows[i]
 		// Once it is wedged as a newcomer, what it has was carried to it. One that is installed in an epoch before the
-		// published one was a member, and away when it ceased to be: nobody has wedged it, and it becomes none.
+		// published one was a member, and away when it ceased to be: nobody has wedged it, and it becomes none. One that is
+		// installed in the published epoch, and no member of it, was to be one and another was taken: it becomes none in that epoch either.
 		epoch, member := a.epoch(t.Partition)
-		if r := a.epochRow(t.Partition); member || r.installed > r.wedged && r.installed >= epoch || r.wedged > 0 && epoch <= r.wedged {
+		if r := a.epochRow(t.Partition); member || r.installed > r.wedged && r.installed > epoch || r.wedged > 0 && epoch <= r.wedged {
 			return nil, errs.E(op, errs.Stale, "this drive is a member of the partition, or becomes one")
 		}
 		if err := a.removeRow(&t.Address); err != nil {

@@ -86,6 +86,7 @@ func (s *stack) openCluster(ctx context.Context, cfg *config.Server, ln net.List
 		if err := s.set.SetNode(self); err != nil {
 			return err
 		}
+		noteLate(cfg, disk.ID(t.Cluster()), log)
 	case !st.Initialized() && !s.set.Forming():
 		// Its copies are not there yet, because joining was cut short, or not there any more.
 		if len(cfg.Join) == 0 {

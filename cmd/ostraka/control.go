@@ -77,7 +77,7 @@ func (s *stack) openCopies(ctx context.Context, m *mesh, log *slog.Logger) error
 	}
 	s.onClose(func(context.Context) error {
 		c.Close()
-		asks.wait()
+		asks.close()
 		return nil
 	})
 	if m != nil {

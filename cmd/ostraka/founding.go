@@ -64,3 +64,19 @@ func noteCluster(cfg *config.Server, id disk.ID, log *slog.Logger) error {
 	}
 	return nil
 }
+
+// noteLate writes the note where it is missing at a start with the secret: the cluster was made by a build that wrote none.
+func noteLate(cfg *config.Server, id disk.ID, log *slog.Logger) {
+	if cfg.SecretFile == "" || len(cfg.Join) > 0 {
+		return
+	}
+	if _, err := os.Stat(cfg.SecretFile); err != nil {
+		return
+	}
+	if was, err := notedCluster(cfg); err != nil || was != "" {
+		return
+	}
+	if err := makeFile(noteOf(cfg), id.String()+"\n"); err != nil {
+		log.Debug("which cluster was made with the secret could not be noted beside it", "err", err)
+	}
+}

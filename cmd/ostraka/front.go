@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -20,13 +21,14 @@ type front struct {
 	reason  atomic.Pointer[string]
 	handler http.Handler // valid once opened is closed
 	opened  chan struct{}
+	ended   <-chan struct{} // the process is stopping
 }
 
 // holdRequests is how long requests for S3 are held while the process starts.
 const holdRequests = 30 * time.Second
 
-func newFront(s3 bool) *front {
-	f := &front{s3: s3, hold: holdRequests, opened: make(chan struct{})}
+func newFront(ctx context.Context, s3 bool) *front {
+	f := &front{s3: s3, hold: holdRequests, opened: make(chan struct{}), ended: ctx.Done()}
 	f.waits("this process is starting")
 	return f
 }
@@ -56,6 +58,7 @@ func (f *front) waited(r *http.Request) bool {
 	case <-f.opened:
 		return true
 	case <-timer.C:
+	case <-f.ended:
 	case <-r.Context().Done():
 	}
 	return false

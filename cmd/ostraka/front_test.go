@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -14,7 +15,7 @@ func TestWhoAsksAProcessThatWaitsHearsWhy(t *testing.T) {
 		f.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 		return w.Code, w.Body.String()
 	}
-	f := newFront(true)
+	f := newFront(t.Context(), true)
 	f.hold = 0
 	for _, c := range []struct {
 		path, has string
@@ -33,7 +34,7 @@ func TestWhoAsksAProcessThatWaitsHearsWhy(t *testing.T) {
 	if _, body := ask(f, "/-/ready"); !strings.Contains(body, "nobody answers") {
 		t.Errorf("the reason: %s", body)
 	}
-	if _, body := ask(newFront(false), "/bucket/key"); strings.Contains(body, "<Error>") {
+	if _, body := ask(newFront(t.Context(), false), "/bucket/key"); strings.Contains(body, "<Error>") {
 		t.Errorf("S3 by who never serves it: %s", body)
 	}
 	f.hold = time.Hour
@@ -48,5 +49,13 @@ func TestWhoAsksAProcessThatWaitsHearsWhy(t *testing.T) {
 	}
 	if status := <-held; status != http.StatusTeapot {
 		t.Errorf("who was held is answered %d", status)
+	}
+
+	stopping, stop := context.WithCancel(t.Context())
+	f = newFront(stopping, true)
+	f.hold = time.Hour
+	stop()
+	if status, _ := ask(f, "/bucket/key"); status != http.StatusServiceUnavailable {
+		t.Errorf("who was held is answered %d by a process that stops", status)
 	}
 }

@@ -22,6 +22,7 @@ type refresher struct {
 	mu      sync.Mutex
 	next    *refresh // that begins when the present one has ended; nil: nobody wants one
 	running bool
+	closed  bool
 	asking  sync.WaitGroup
 }
 
@@ -33,6 +34,10 @@ type refresh struct {
 // Refresh makes what is known here at least as new as everything that was answered anywhere before the call.
 func (r *refresher) Refresh(ctx context.Context) error {
 	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return errs.E("server.Refresh", errs.Unavailable, "the process is stopping")
+	}
 	if r.next == nil {
 		r.next = &refresh{done: make(chan struct{})}
 	}
@@ -68,5 +73,10 @@ func (r *refresher) run() {
 	}
 }
 
-// wait waits until nothing is asked any more. Nobody may ask meanwhile.
-func (r *refresher) wait() { r.asking.Wait() }
+// close waits until nothing is asked any more. Who asks from then on is refused.
+func (r *refresher) close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.asking.Wait()
+}

@@ -32,7 +32,7 @@ func TestManyWhoAskShareAQuestionThatBeganAfterThem(t *testing.T) {
 		answer <- nil
 		answer <- errs.E("test", errs.Unavailable, "no leader")
 		all.Wait()
-		r.wait()
+		r.close()
 		if n := begun.Load(); n != 2 {
 			t.Errorf("%d questions for 100 requests, want 2", n)
 		}
@@ -61,6 +61,6 @@ func TestWhoGivesUpAskingHoldsUpNobody(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		r.wait()
+		r.close()
 	})
 }

@@ -142,13 +142,13 @@ func runServer(ctx context.Context, p process, cfg *config.Server, log *slog.Log
 		defer nodes.Close() // likewise
 	}
 	// Whoever asks hears that it is not ready yet, and why, however long it waits for others.
-	early := newFront(cfg.Role != config.NodeRole)
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	early := newFront(serving, cfg.Role != config.NodeRole)
 	var secure *tls.Config
 	if pair != nil {
 		secure = pair.Config()
 	}
-	serving, stop := context.WithCancel(ctx)
-	defer stop()
 	served := make(chan error, 1)
 	go func() { served <- serve(serving, l, early, secure, cfg.ShutdownTimeout, log) }() // is waited for below
 	s, err := open(ctx, cfg, nodes, early.waits, log)

@@ -375,6 +375,9 @@ func (s *stack) ready(context.Context) error {
 	if n := s.control.State().Expects().Nodes; n > 0 {
 		return errs.E(op, errs.Unavailable, fmt.Sprintf("the new cluster waits for %d nodes with drives; here are %s", n, strings.Join(s.nodesWithDrives(), ", ")))
 	}
+	if err := s.control.Behind(); err != nil {
+		return err
+	}
 	open := map[uint16]bool{}
 	for _, d := range l.Drives() {
 		open[d.Num] = s.here(d.Num)
