@@ -361,16 +361,13 @@ func (s *State) planReplaced(old, newcomer uint16) {
 	p.Total -= n - len(p.Moves)
 	s.wholeJoins(&p)
 	s.layout = s.narrowed(&p)
-	changed := n != len(p.Moves)
 	for i := range p.Moves {
 		if m := &p.Moves[i]; m.To == old && m.State != MovePublished {
-			m.To, changed = newcomer, true
+			m.To = newcomer
 		}
 	}
 	p.Leaving = slices.DeleteFunc(slices.Clone(p.Leaving), func(num uint16) bool { return num == old })
-	if changed {
-		p.Term++ // its mover must look again
-	}
+	p.Term++ // its mover must look again
 	s.moves = s.moves.with(&p)
 }
 

@@ -126,3 +126,18 @@ func TestABegunMoveIsTurnedToAnotherNewcomerWhereItsOwnIsDeadToo(t *testing.T) {
 	}
 	m.finish()
 }
+
+// A drive is replaced after the mover looked who is there, and before it begins: it must look again.
+func TestAReplacementHasTheMoverLookAgain(t *testing.T) {
+	m := newMoving(t, "again", 9, 4, 2)
+	members := m.s.Layout().Group(0).Drives
+	list := slices.DeleteFunc(m.drained(members[0]), func(x placement.Move) bool { return x.Partition != 0 })
+	m.must(&command{op: opApplyPlan, move: moveCommand{layout: m.s.Layout().Number(), moves: list}})
+	id := m.s.moves.plan.ID
+	m.must(&command{op: opTakeOverPlan, id: id})
+	before := m.term()
+	m.must(&command{op: opBeginReplace, old: members[1], drive: newDrive(99)})
+	if _, err := m.do(&command{op: opBeginMoves, id: id, term: before, move: moveCommand{moves: list}}); !errs.Is(err, errs.Stale) {
+		t.Errorf("it begins by what it saw before: %v", err)
+	}
+}

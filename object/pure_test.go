@@ -139,6 +139,18 @@ func TestRecordDecisions(t *testing.T) {
 	if _, err := deleteCurrent(state(fifth), nil, nil, Unversioned, salt, now, rm); !errors.As(err, &nothing{}) {
 		t.Fatalf("delete of a tombstone: %v", err)
 	}
+	// Who has not heard yet that versions are kept changes none of them.
+	for _, c := range []struct {
+		name   string
+		of     *metadata.Change
+		refuse bool
+	}{{"a null version", first, false}, {"a version with an id", second, true}, {"a null version above another", third, true}} {
+		_, put := push(state(c.of), nil, obj(0), Unversioned, salt, now, rm)
+		_, del := deleteCurrent(state(c.of), nil, nil, Unversioned, salt, now, rm)
+		if errs.Is(put, errs.Unavailable) != c.refuse || errs.Is(del, errs.Unavailable) != c.refuse {
+			t.Errorf("over %s: put %v, delete %v", c.name, put, del)
+		}
+	}
 	if fifth.NextSeq != 4 {
 		t.Errorf("sequences must never come again: next is %d", fifth.NextSeq)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ostraka/ostraka/internal/errs"
 	"github.com/ostraka/ostraka/metadata"
 )
 
@@ -154,9 +155,21 @@ func keep(base *metadata.State) *metadata.Change {
 	return c
 }
 
+// lags refuses to change a record that has versions with ids in a bucket that, as far as is known here, never kept any: versioning was turned
+// on, it is never turned off, and this process has not heard of it yet. What is to be kept would be lost.
+func lags(base *metadata.State, state Versioning) error {
+	if state != Unversioned || base == nil || base.Current == nil || base.Older == 0 && base.Current.ID == (metadata.VersionID{}) {
+		return nil
+	}
+	return errs.E("object", errs.Unavailable, "the bucket keeps versions by now, and this process does not know that yet")
+}
+
 // push makes v the current version, under the bucket's versioning state. v's ID, Seq and ModTime
 // are set: ModTime is now, or the time of the version before where that is later.
 func push(base *metadata.State, r rows, v *metadata.Version, state Versioning, salt [8]byte, now time.Time, rm *removal) (*metadata.Change, error) {
+	if err := lags(base, state); err != nil {
+		return nil, err
+	}
 	c := keep(base)
 	old := c.Current
 	v.Seq = c.NextSeq
@@ -211,6 +224,9 @@ func deleteCurrent(base *metadata.State, r rows, marker *metadata.Version, state
 	}
 	if base == nil || base.Current == nil {
 		return nil, nothing{}
+	}
+	if err := lags(base, state); err != nil {
+		return nil, err
 	}
 	return removeVersion(base, r, base.Current, rm)
 }
