@@ -70,10 +70,13 @@ func (b *logBuffer) String() string {
 }
 
 // tail is the end of the log for the message of a failure.
-func (b *logBuffer) tail() string {
+func (b *logBuffer) tail() string { return b.last(6000) }
+
+// last is the end of the log, at most so many bytes.
+func (b *logBuffer) last(n int) string {
 	s := b.String()
-	if len(s) > 6000 {
-		s = "…" + s[len(s)-6000:]
+	if len(s) > n {
+		s = "…" + s[len(s)-n:]
 	}
 	return s
 }
@@ -204,7 +207,12 @@ func (s *server) stop(within time.Duration) {
 	select {
 	case <-s.exited:
 	case <-time.After(within):
-		s.t.Fatalf("the server did not end within %v of SIGTERM\n%s", within, s.log.tail())
+		_ = s.cmd.Process.Signal(syscall.SIGQUIT) // it says where it hangs
+		select {
+		case <-s.exited:
+		case <-time.After(10 * time.Second):
+		}
+		s.t.Fatalf("the server did not end within %v of SIGTERM\n%s", within, s.log.last(200_000))
 	}
 	if s.code != nil {
 		s.t.Errorf("the server ended with %v after SIGTERM\n%s", s.code, s.log.tail())
