@@ -87,12 +87,14 @@ func (h *Healer) Outstanding(ctx context.Context) Outstanding {
 		for k, t := range r.by {
 			if in := tasks[k]; in != nil {
 				in.positions, in.unsettled = append(in.positions, t.positions...), append(in.unsettled, t.unsettled...)
+				in.repair = append(in.repair, t.repair...)
 			} else {
 				tasks[k] = t
 			}
 		}
 	}
 	h.dropComplete(ctx, l, tasks)
+	found := h.stillSound(ctx, l, tasks)
 	wants := map[string]*Want{}
 	for _, t := range tasks {
 		g := l.Group(l.PartitionOf(t.addr.Bucket, t.addr.Key))
@@ -102,10 +104,20 @@ func (h *Healer) Outstanding(ctx context.Context) Outstanding {
 				drives = append(drives, g.Drives[p])
 			}
 		}
+		is := found[t.key]
+		switch {
+		case is != nil && is.wide: // a later chunk may lie on any of them
+			drives = slices.Clone(is.away)
+		case is != nil:
+			drives = slices.DeleteFunc(drives, func(num uint16) bool { return !slices.Contains(is.away, num) })
+		}
 		slices.Sort(drives)
 		drives = slices.Compact(drives)
-		// A row that names all says that somebody lacks something; shards of later chunks lie elsewhere.
-		if len(t.unsettled) > 0 || len(drives) == len(g.Drives) {
+		switch {
+		case is != nil && len(drives) == 0:
+			continue // it waits for what is dead to go
+		case is == nil && (len(t.unsettled) > 0 || len(drives) == len(g.Drives)):
+			// A row that names all says that somebody lacks something; shards of later chunks lie elsewhere.
 			drives = nil
 		}
 		key := strconv.Itoa(int(g.Partition))
@@ -158,6 +170,59 @@ func (h *Healer) dropComplete(ctx context.Context, l *placement.Layout, tasks ma
 			delete(tasks, t.key)
 		}
 	})
+}
+
+// stillSound are those of the registers, by key, of which a pass has verified everything but what is on drives that did not
+// answer, and for which, as far as this process can tell, nobody has asked since, nor written. While all drives are here
+// there are none: dropComplete looks at every member then.
+func (h *Healer) stillSound(ctx context.Context, l *placement.Layout, tasks map[string]*task) map[string]*sound {
+	here := func(num uint16) bool { _, ok := h.drive(num); return ok }
+	all := true
+	for _, d := range l.Drives() {
+		all = all && here(d.Num)
+	}
+	if all {
+		return nil
+	}
+	found := map[string]*sound{}
+	h.mu.Lock()
+	for k, t := range tasks {
+		p := h.retry[k]
+		if p == nil || p.sound == nil || len(t.unsettled) > 0 || len(t.repair) == 0 || len(found) >= lookSound ||
+			slices.ContainsFunc(t.repair, func(a asked) bool {
+				return !slices.ContainsFunc(p.sound.asked, func(b asked) bool { return a.num == b.num && a.at == b.at })
+			}) {
+			continue
+		}
+		found[k] = p.sound
+	}
+	h.mu.Unlock()
+	maps.DeleteFunc(found, func(k string, is *sound) bool {
+		// One that is back may lack a shard of a later chunk, and what that means for its partition no Want tells.
+		return is.wide && (l.Number() != is.layout || slices.ContainsFunc(is.away, here)) || !h.holds(ctx, l, tasks[k], is)
+	})
+	return found
+}
+
+// lookSound is how many registers stillSound reads at a drive of this process.
+const lookSound = 10_000
+
+// holds reports whether a drive of this process with a repair row for a register still holds the state that was verified.
+func (h *Healer) holds(ctx context.Context, l *placement.Layout, t *task, is *sound) bool {
+	g := l.Group(l.PartitionOf(t.addr.Bucket, t.addr.Key))
+	num := t.repair[0].num
+	d, ok := h.drive(num)
+	if !ok || g.Position(num) < 0 || g.Epoch != is.epoch {
+		return false
+	}
+	r, err := d.Read(ctx, &metadata.ReadRequest{Header: metadata.Header{Drive: num, Partition: g.Partition, Epoch: g.Epoch, BucketEpoch: ^uint64(0)}, Address: t.addr})
+	switch {
+	case err != nil:
+		return false
+	case r.Row == nil:
+		return is.state.IsZero()
+	}
+	return r.Row.State.ID == is.state
 }
 
 // complete reports whether all members of a register hold the same row, and every shard of it is there in its

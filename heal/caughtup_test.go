@@ -3,6 +3,7 @@ package heal
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -159,4 +160,71 @@ func TestWhatOnlyHasToBeTidiedUpIsNotOutstanding(t *testing.T) {
 	want(1, "after a drive missed a write of the same")
 	w.clock.pass(time.Minute)
 	want(1, "a minute later")
+}
+
+// What was verified on all drives that are here lacks nothing on them, whatever its rows named before, and though what is
+// dead of it cannot go as long as one is away. Else that one could never be replaced.
+func TestWhatWasVerifiedWithADriveAwayIsNotOutstandingOnTheOthers(t *testing.T) {
+	ctx := context.Background()
+	for _, size := range []int{100, 3 << 20} { // a body of one chunk, and of several
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			w := newWorld(t, object.Unversioned)
+			w.put("k", 5<<20)
+			w.settle()
+			w.put("k", size) // what was before is dead, and has several chunks
+			w.settle()
+			w.heal()
+			w.upkeep()
+			w.down[1].Store(true)
+			l := w.control.layout
+			row := metadata.RepairRow{Address: metadata.Address{Kind: metadata.KindObject, Bucket: 1, Key: []byte("k")}, Partition: l.PartitionOf(1, []byte("k"))}
+			for pos, num := range l.Group(row.Partition).Drives {
+				if num != 1 {
+					row.Positions = append(row.Positions, uint8(pos))
+				}
+			}
+			for _, d := range w.healer.local() {
+				if err := d.AddRepair(ctx, row); err != nil {
+					t.Fatal(err)
+				}
+			}
+			outstanding := func(when string, want int) {
+				t.Helper()
+				got := w.healer.Outstanding(ctx)
+				others := 0
+				for _, x := range got.Wants {
+					if x.Drives == nil || slices.ContainsFunc(x.Drives, func(num uint16) bool { return num != 1 }) {
+						others += x.Registers
+					}
+				}
+				if others != want {
+					t.Errorf("%s %d records may lack something on a drive that is here, want %d: %+v", when, others, want, got.Wants)
+				}
+			}
+			outstanding("before a pass", 1)
+			w.pass(firstPause)
+			outstanding("after a pass", 0)
+			w.pass(2 * time.Minute) // the grace is over, and the dead cannot go
+			w.pass(firstPause)
+			outstanding("when what is dead could go", 0)
+			if w.repairs() == 0 {
+				t.Error("nothing says that something dead is left")
+			}
+			for _, d := range w.healer.local() {
+				if err := d.AddRepair(ctx, row); err != nil {
+					t.Fatal(err)
+				}
+			}
+			outstanding("after somebody asked again", 1)
+
+			w.down[1].Store(false)
+			w.upkeep()
+			w.pass(10 * time.Minute)
+			w.pass(2 * time.Minute)
+			w.heal()
+			if n := w.repairs(); n != 0 {
+				t.Errorf("%d repair rows are left when all drives are back", n)
+			}
+		})
+	}
 }

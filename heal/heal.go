@@ -193,9 +193,10 @@ type Healer struct {
 type pause struct {
 	length  time.Duration
 	until   time.Time
-	blocked bool // for drives
-	late    bool // nothing is wrong: what is dead waits for its grace
-	full    bool // a drive had no room
+	blocked bool   // for drives
+	late    bool   // nothing is wrong: what is dead waits for its grace
+	full    bool   // a drive had no room
+	sound   *sound // what the last look found; nil if that was not complete
 }
 
 // over reports whether a pause has passed.

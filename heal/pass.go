@@ -26,12 +26,25 @@ type task struct {
 	unsettled []uint16 // drives with an unsettled mark
 	// spare is how many more shards may be lost before data is: an estimate until the task was looked at.
 	spare int
+	sound *sound // nil: it was not verified
+}
+
+// sound is what was found when everything of a register was verified that is on drives that answered. It does not change
+// once it is in a pause.
+type sound struct {
+	state  metadata.Ballot // of the register
+	asked  []asked         // the repair rows that had asked for it; whoever asks later may have found something since
+	away   []uint16        // drives with shards or rows of it that did not answer, and may lack some
+	wide   bool            // shards of it may lie on drives that are no members
+	epoch  uint64          // of its partition
+	layout uint64          // the number
 }
 
 // asked is a drive with a repair row for a register, and which one it was when it was read or written.
 type asked struct {
-	num uint16
-	at  uint64 // metadata.RepairRow.Asked
+	num       uint16
+	at        uint64  // metadata.RepairRow.Asked
+	positions []uint8 // that it named
 }
 
 // Pass drains the lists of the local drives once. What waits after a failure is left out.
@@ -246,11 +259,14 @@ func (h *Healer) tend(ctx context.Context, t *task) {
 		p = &pause{length: firstPause / 2}
 		h.retry[t.key] = p
 	}
+	if p.sound = t.sound; p.sound != nil {
+		p.sound.asked = slices.Clone(t.repair)
+	}
 	if got == verified && err == nil {
 		if !p.late {
 			h.backlog = max(h.backlog-1, 0)
 		}
-		*p = pause{length: firstPause, until: h.c.Now().Add(firstPause), late: true}
+		*p = pause{length: firstPause, until: h.c.Now().Add(firstPause), late: true, sound: p.sound}
 		return
 	}
 	p.length = min(2*p.length, longestPause)
@@ -442,7 +458,7 @@ func (h *Healer) repairsFrom(ctx context.Context, d node.Drive, after *metadata.
 		}
 		for i := range list {
 			t := get(list[i].Address)
-			t.repair = append(t.repair, asked{d.Num(), list[i].Asked})
+			t.repair = append(t.repair, asked{d.Num(), list[i].Asked, list[i].Positions})
 			for _, p := range list[i].Positions {
 				if !slices.Contains(t.positions, p) {
 					t.positions = append(t.positions, p)
@@ -521,7 +537,7 @@ func (h *Healer) wideGarbage(ctx context.Context, d node.Drive, get func(metadat
 		}
 		h.graceOver(g.Dead.Data.ID) // the grace begins now
 		t := get(g.Address)
-		t.repair = append(t.repair, asked{d.Num(), row.Asked})
+		t.repair = append(t.repair, asked{d.Num(), row.Asked, row.Positions})
 		if !slices.Contains(t.positions, row.Positions[0]) {
 			t.positions = append(t.positions, row.Positions[0])
 		}

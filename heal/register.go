@@ -59,6 +59,7 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		if err := h.c.Meta.Resync(ctx, g, t.addr, here); err != nil {
 			return failed, errs.Wrap(op, err)
 		}
+		t.sound = &sound{state: stateOf(view), epoch: g.Epoch, layout: l.Number()} // nothing of it is needed any more
 		switch done, err := h.remains(ctx, t.addr, view.State, true); {
 		case err != nil || len(here) < len(g.Drives):
 			return blocked, err
@@ -78,7 +79,7 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 		narrow = narrow && d.Chunks() <= 1
 		for i := range d.Chunks() {
 			b, err := h.chunk(ctx, l, g, t.addr, d, i)
-			bad.away, bad.damaged = bad.away+b.away, bad.damaged+b.damaged
+			bad.away, bad.damaged = append(bad.away, b.away...), bad.damaged+b.damaged
 			fails = append(fails, err)
 		}
 		return ctx.Err()
@@ -91,14 +92,20 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 	}
 	var here []int // positions whose drive is here
 	var done []uint8
+	away := slices.Clone(bad.away)
 	for pos, num := range g.Drives {
-		if _, ok := h.drive(num); ok {
-			here, done = append(here, pos), append(done, uint8(pos))
+		if _, ok := h.drive(num); !ok {
+			away = append(away, num)
+			continue
+		}
+		here = append(here, pos)
+		if !slices.Contains(bad.away, num) { // it may have come back since
+			done = append(done, uint8(pos))
 		}
 	}
 	// The rows come last, as this also settles the register: until then its mark must say that
 	// shards may be missing. If some still are, a repair row says so from now on.
-	if bad.away+bad.damaged > 0 && len(t.repair) == 0 {
+	if len(bad.away)+bad.damaged > 0 && len(t.repair) == 0 {
 		if err := h.keep(ctx, t, g); err != nil {
 			return failed, errs.Wrap(op, err)
 		}
@@ -114,21 +121,15 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 	if bad.damaged > 0 || !sameState(view, again) {
 		return failed, nil
 	}
+	t.sound = &sound{state: stateOf(again), away: away, wide: !narrow, epoch: g.Epoch, layout: l.Number()}
 	over, err := h.remains(ctx, t.addr, again.State, false)
 	switch {
-	case err != nil:
-		return blocked, err
-	case bad.away > 0 || len(here) < len(g.Drives):
-		away := slices.ContainsFunc(t.positions, func(p uint8) bool { return !slices.Contains(done, p) })
-		if !narrow {
-			return blocked, nil
-		}
-		if !over && !away && len(t.positions) > 0 { // what is dead needs a row, too: one position stays
-			done = slices.DeleteFunc(done, func(p uint8) bool { return p == t.positions[0] })
-		}
+	case !narrow && len(bad.away) > 0:
+		return blocked, err // no row says where a later chunk lacks a shard: they stay as they are
+	case len(away) > 0 || err != nil:
 		// What was verified lacks nothing. Who is away stays on the list, if it was named, and the marks stay: else all who
-		// ever lacked something would seem to lack it, until the last one is back.
-		return blocked, h.clearRows(ctx, t, g, again, done)
+		// ever lacked something would seem to lack it, until the last one is back. What is dead needs a row, too.
+		return blocked, errors.Join(err, h.clearRows(ctx, t, g, again, done, !over))
 	case !over:
 		return verified, nil
 	}
@@ -195,9 +196,10 @@ func (h *Healer) keep(ctx context.Context, t *task, g placement.Group) error {
 			fails = append(fails, err)
 			continue
 		}
-		t.repair = append(t.repair, asked{num, row.Asked})
+		t.repair = append(t.repair, asked{num, row.Asked, row.Positions})
 	}
 	if len(t.repair) > 0 {
+		t.positions = row.Positions
 		return nil
 	}
 	return errors.Join(append(fails, errs.E("heal.keep", errs.Unavailable, "no drive kept a repair row"))...)
@@ -216,7 +218,7 @@ func stateOf(v *metadata.View) metadata.Ballot {
 // clear takes the register off the lists of the drives that named it, but for what somebody asked for since they were
 // read. view nil: whatever the rows are, nothing is to be repaired any more.
 func (h *Healer) clear(ctx context.Context, t *task, g placement.Group, view *metadata.View, positions []uint8) error {
-	fails := []error{h.clearRows(ctx, t, g, view, positions)}
+	fails := []error{h.clearRows(ctx, t, g, view, positions, false)}
 	for _, num := range t.unsettled {
 		d, ok := h.drive(num)
 		if !ok {
@@ -232,8 +234,8 @@ func (h *Healer) clear(ctx context.Context, t *task, g placement.Group, view *me
 	return errors.Join(fails...)
 }
 
-// clearRows is clear for repair rows alone.
-func (h *Healer) clearRows(ctx context.Context, t *task, g placement.Group, view *metadata.View, positions []uint8) error {
+// clearRows is clear for repair rows alone. keep: of each row one position stays, whichever.
+func (h *Healer) clearRows(ctx context.Context, t *task, g placement.Group, view *metadata.View, positions []uint8, keep bool) error {
 	var fails []error
 	for _, r := range t.repair {
 		num := r.num
@@ -241,7 +243,11 @@ func (h *Healer) clearRows(ctx context.Context, t *task, g placement.Group, view
 		if !ok {
 			continue
 		}
-		r := metadata.RepairRow{Address: t.addr, Partition: g.Partition, Positions: positions, Asked: r.at}
+		done := positions
+		if keep && !slices.ContainsFunc(r.positions, func(p uint8) bool { return !slices.Contains(done, p) }) && len(r.positions) > 0 {
+			done = slices.DeleteFunc(slices.Clone(done), func(p uint8) bool { return p == r.positions[0] })
+		}
+		r := metadata.RepairRow{Address: t.addr, Partition: g.Partition, Positions: done, Asked: r.at}
 		if view != nil && view.State != nil {
 			r.State = view.State.ID
 		}
@@ -343,10 +349,10 @@ type shardState struct {
 	former node.Drive
 }
 
-// bad counts the shards that are not good on their drive.
+// bad are the shards that are not good on their drive.
 type bad struct {
-	away    int // the drive is away
-	damaged int // the drive is here, and could not be given a good one
+	away    []uint16 // those whose drive is away: the drives
+	damaged int      // how many whose drive is here, and could not be given a good one
 }
 
 // chunk verifies every shard of one chunk, and writes anew those that are not good. It returns
@@ -370,7 +376,7 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 			known = known && (!there || h.c.Retired(num)) // it may have one, unless it is lost
 		}
 		if s.drive, _ = h.drive(s.num); s.drive == nil {
-			b.away++
+			b.away = append(b.away, s.num)
 			known = known && h.c.Retired(s.num)
 			continue
 		}
@@ -386,7 +392,7 @@ func (h *Healer) chunk(ctx context.Context, l *placement.Layout, g placement.Gro
 			todo = append(todo, j)
 		case errs.Is(err, errs.Timeout) && ctx.Err() == nil:
 			s.drive = nil
-			b.away++
+			b.away = append(b.away, s.num)
 			known = false
 		case !d.Inline() && errs.Is(err, errs.Drive) && answers(ctx, s.drive, c):
 			// A sector that cannot be read: only a new file heals that. What can be read of this one still counts.
