@@ -439,10 +439,15 @@ func FuzzDecode(f *testing.F) {
 	made, _ = made.applyOnce(4, &command{op: opAddDrives, node: testNode(1, ""), drives: []placement.Drive{newDrive(9)}, change: changeID{2}})
 	made, _ = made.applyOnce(5, &command{op: opPutTrust, value: []byte("t"), change: changeID{3}})
 	f.Add(made.encode())
+	f.Add((&command{op: opLayOut, layout: testLayout(f, 3)}).encode())
+	f.Add([]byte("\b\x1d")) // a layout is laid out, and none is given
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if c, err := decodeCommand(b); err == nil && c.op != opInit {
 			if _, err := decodeCommand(c.encode()); err != nil {
 				t.Errorf("what was decoded does not decode again: %v", err)
+			}
+			if s, _ := made.applyOnce(made.Applied+1, c); s == nil { // whoever sent it
+				t.Error("nil state")
 			}
 		} else if err != nil && !errs.Is(err, errs.Corrupt) && !errs.Is(err, errs.Unsupported) && !errs.Is(err, errs.Invalid) {
 			t.Errorf("kind %v", errs.KindOf(err))

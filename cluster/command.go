@@ -383,7 +383,7 @@ func decodeCommand(b []byte) (*command, error) {
 		}
 		return true, err
 	})
-	if err == nil && c.op == opInit && c.layout == nil {
+	if err == nil && (c.op == opInit || c.op == opLayOut) && c.layout == nil {
 		err = errMalformed()
 	}
 	if err == nil && !c.op.known() {
