@@ -18,17 +18,21 @@ import (
 type front struct {
 	s3      bool          // S3 will be served
 	hold    time.Duration // for requests for S3
+	held    chan struct{} // a place for each request that is held
 	reason  atomic.Pointer[string]
 	handler http.Handler // valid once opened is closed
 	opened  chan struct{}
 	ended   <-chan struct{} // the process is stopping
 }
 
-// holdRequests is how long requests for S3 are held while the process starts.
-const holdRequests = 30 * time.Second
+// While the process starts requests for S3 are held, so many at most and so long.
+const (
+	maxHeld      = 1000
+	holdRequests = 30 * time.Second
+)
 
 func newFront(ctx context.Context, s3 bool) *front {
-	f := &front{s3: s3, hold: holdRequests, opened: make(chan struct{}), ended: ctx.Done()}
+	f := &front{s3: s3, hold: holdRequests, held: make(chan struct{}, maxHeld), opened: make(chan struct{}), ended: ctx.Done()}
 	f.waits("this process is starting")
 	return f
 }
@@ -50,6 +54,12 @@ func (f *front) waited(r *http.Request) bool {
 	default:
 	}
 	if strings.HasPrefix(r.URL.Path, "/-/") || !f.s3 {
+		return false
+	}
+	select {
+	case f.held <- struct{}{}:
+		defer func() { <-f.held }()
+	default:
 		return false
 	}
 	timer := time.NewTimer(f.hold)

@@ -51,6 +51,12 @@ func TestWhoAsksAProcessThatWaitsHearsWhy(t *testing.T) {
 		t.Errorf("who was held is answered %d", status)
 	}
 
+	f = newFront(t.Context(), true)
+	f.hold, f.held = time.Hour, make(chan struct{}) // as many are held as may be
+	if status, _ := ask(f, "/bucket/key"); status != http.StatusServiceUnavailable {
+		t.Errorf("one more than are held is answered %d", status)
+	}
+
 	stopping, stop := context.WithCancel(t.Context())
 	f = newFront(stopping, true)
 	f.hold = time.Hour
