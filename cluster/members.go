@@ -178,15 +178,29 @@ func (m *membership) nextVoter() (st step, start, target []uint16) {
 	case gone == "":
 		return step{}, nil, target
 	}
-	// Fewer are wanted now, and one is on a drive that is retired or away. Without another that serves, that one could be needed
-	// for a majority: it goes first.
-	if i := slices.IndexFunc(voters, func(id raft.ServerID) bool { return m.bad(driveOf(id)) }); i >= 0 && !m.bad(driveOf(gone)) {
-		gone = voters[i]
+	// Fewer are wanted now. Without another that serves, a vote that nobody casts could be needed for a majority, and so could
+	// that of a drive that is about to be closed: they go first.
+	for _, id := range voters {
+		if m.useless(id) > m.useless(gone) {
+			gone = id
+		}
 	}
 	if num := driveOf(gone); m.stays(gone) && !m.bad(num) {
 		return step{demote, gone}, nil, target
 	}
 	return step{remove, gone}, nil, target
+}
+
+// useless says how little the vote of a voter is worth: 2 if its drive may have none and it does not run, 1 if it still runs.
+func (m *membership) useless(id raft.ServerID) int {
+	num := driveOf(id)
+	switch on, here := m.heard[m.s.nodeOf(id)].drives[num]; {
+	case !m.bad(num):
+		return 0
+	case here && on.runs && on.server == id:
+		return 1
+	}
+	return 2
 }
 
 // stays reports whether a voter that is one no more is of use as the learner of its node.

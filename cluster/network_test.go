@@ -965,6 +965,35 @@ func TestTheVoterOfADriveThatIsRetiredGoesBeforeOnesThatServe(t *testing.T) {
 	}
 }
 
+// Of three voters one serves, one is on a drive that is retired and still open, and one is away for long. The one that is away
+// goes first: of the other two with it there would be no majority once the drive is closed, or the leader is lost.
+func TestTheVoterThatIsAwayGoesBeforeTheOneThatStillRuns(t *testing.T) {
+	for _, order := range [][]uint16{{1, 2, 3}, {1, 3, 2}, {2, 1, 3}, {2, 3, 1}, {3, 1, 2}, {3, 2, 1}} {
+		retired, away := order[1], order[2]
+		s, _ := applyAll(emptyState(), &command{op: opInit, layout: testLayout(t, 1)}, &command{op: opBecomeCluster, node: testNode(1, "a")},
+			&command{op: opPutNode, node: testNode(2, "b")}, &command{op: opAddDrives, node: Node{ID: disk.ID{2}}, drives: []placement.Drive{newDrive(11)}},
+			&command{op: opPutNode, node: testNode(3, "c")}, &command{op: opAddDrives, node: Node{ID: disk.ID{3}}, drives: []placement.Drive{newDrive(12)}})
+		next := *s
+		next.retire(retired)
+		m := &membership{s: &next, heard: map[disk.ID]heard{}, silent: func(disk.ID) bool { return false },
+			bad: func(num uint16) bool { return next.Retired(num) || num == away }}
+		for _, n := range next.Nodes() {
+			h := heard{drives: map[uint16]onDrive{}, current: true}
+			for _, d := range next.DrivesOf(n.ID) {
+				id := raft.ServerID(voterID(d.Num))
+				m.servers = append(m.servers, raft.Server{ID: id, Suffrage: raft.Voter})
+				if d.Num != away {
+					h.drives[d.Num] = onDrive{id, true}
+				}
+			}
+			m.heard[n.ID] = h
+		}
+		if st, _ := m.next(); len(m.servers) != 3 || st.kind != remove || driveOf(st.id) != away {
+			t.Errorf("of %d voters drive %d is retired, and drive %d away: the next step is %v %s; want the vote of the one that is away to go", len(m.servers), retired, away, st.kind, st.id)
+		}
+	}
+}
+
 // From any beginning, what next asks for leads to voters on as many zones and nodes as there can be, and to one server on every node.
 func TestMembershipComesToRest(t *testing.T) {
 	seed := rand.Uint64()
