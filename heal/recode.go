@@ -75,12 +75,19 @@ type recoding struct {
 }
 
 const (
-	// recodePause is how long what could not be re-coded waits at least, and a walk that met such takes at
-	// most a half of the time.
+	// recodeLeast is how long what could not be re-coded waits at least, as for a drive that is away. A walk that met such
+	// takes at most a tenth of the time, as long as that means to wait for less than recodePause, and else a half.
+	recodeLeast = time.Minute
 	recodePause = 10 * time.Minute
 	// recodeLongest bounds that.
 	recodeLongest = 24 * time.Hour
 )
+
+// pause is how long to wait after a walk that met what it could not re-code.
+func (s *recodeState) pause() time.Duration {
+	walk := s.Ended.Sub(s.Begun)
+	return min(max(10*walk, recodeLeast), max(walk, recodePause), recodeLongest)
+}
 
 // markOf names a layout, as far as re-coding is concerned.
 func markOf(l *placement.Layout) string {
@@ -96,7 +103,7 @@ func (s *recodeState) next(now time.Time, grace, look time.Duration, soon bool) 
 	case s.Round == 0:
 		return passed(now, s.Since, grace)
 	case s.Left+s.Others > 0:
-		return soon || passed(now, s.Ended, min(max(s.Ended.Sub(s.Begun), recodePause), recodeLongest))
+		return soon || passed(now, s.Ended, s.pause())
 	case s.Late > 0:
 		return passed(now, s.Ended, look)
 	}
@@ -259,7 +266,7 @@ func (h *Healer) worthIt(ctx context.Context, num uint16, s *recodeState, now ti
 	if s.Others == 0 || s.Left > 0 {
 		return true
 	}
-	if at, ok := h.recoding.asked[num]; ok && !passed(now, at, recodePause) {
+	if at, ok := h.recoding.asked[num]; ok && !passed(now, at, recodeLeast) {
 		return false
 	}
 	if h.recoding.asked == nil {
