@@ -105,12 +105,20 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 	}
 	// The rows come last, as this also settles the register: until then its mark must say that
 	// shards may be missing. If some still are, a repair row says so from now on.
-	if len(bad.away)+bad.damaged > 0 && len(t.repair) == 0 {
+	unnamed := false // a member that was not looked at, and that no row names: only a mark may tell of it
+	for pos, num := range g.Drives {
+		unnamed = unnamed || slices.Contains(bad.away, num) && !slices.Contains(t.positions, uint8(pos))
+	}
+	settled := stateOf(view)
+	if unnamed && len(t.unsettled) == 0 {
+		settled = metadata.Ballot{} // the marks of others stay
+	}
+	if len(bad.away)+bad.damaged > 0 && len(t.repair) == 0 || unnamed && len(t.unsettled) > 0 {
 		if err := h.keep(ctx, t, g); err != nil {
 			return failed, errs.Wrap(op, err)
 		}
 	}
-	if err := h.c.Meta.ResyncVerified(ctx, g, t.addr, here, stateOf(view)); err != nil {
+	if err := h.c.Meta.ResyncVerified(ctx, g, t.addr, here, settled); err != nil {
 		return failed, errs.Wrap(op, err)
 	}
 	// They may have changed meanwhile: what was verified is only this state.

@@ -167,3 +167,54 @@ func TestADriveThatComesBackDuringARepairIsRepaired(t *testing.T) {
 		})
 	}
 }
+
+// Of a write whose writer died only marks tell that a drive lacks its shard, and the drive took the row. As long as the drive
+// cannot be looked at, whatever row the register has besides for another one, that is not forgotten.
+func TestWhatOnlyAMarkTellsOfADriveThatIsNotLookedAtIsNotForgotten(t *testing.T) {
+	const num = 2
+	ctx := context.Background()
+	for _, dead := range []bool{false, true} { // something that waits for its grace keeps the rows
+		for _, looks := range []int{0, 1, 2, 3, 1000} { // for which the drive does not answer
+			t.Run(fmt.Sprint(dead, looks), func(t *testing.T) {
+				w := newWorld(t, object.Unversioned)
+				if dead {
+					w.put("k", 5<<20)
+					w.settle()
+				}
+				w.heal()
+				w.with(lossy{world: w}) // nothing is decided
+				w.put("k", 100<<10)
+				w.with(w)
+				g, a, data := w.registerOf("k")
+				d, _ := w.Shards(num)
+				last := metadata.Ballot{Counter: ^uint64(0), Proposer: ^uint64(0)}
+				if err := d.DeleteShard(ctx, metadata.Address{Kind: metadata.KindObject, Bucket: 1, Key: []byte("stranger")}, data.ID, 0, last); err != nil {
+					t.Fatal(err)
+				}
+				other := uint8(0)
+				if g.Drives[0] == num {
+					other = 1
+				}
+				for _, d := range w.healer.local() {
+					if d.Num() == num {
+						continue
+					}
+					if err := d.AddRepair(ctx, metadata.RepairRow{Address: a, Partition: g.Partition, Positions: []uint8{other}}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				left := looks
+				w.healer.c.Drives = comesBack{w, num, &left}
+				for range 3 {
+					w.pass(time.Hour)
+					w.settle()
+				}
+				w.healer.c.Drives = w
+				for range 3 {
+					w.pass(time.Hour)
+				}
+				w.whole("k")
+			})
+		}
+	}
+}
