@@ -93,22 +93,21 @@ func (h *Healer) register(ctx context.Context, t *task) (outcome, error) {
 	var here []int // positions whose drive is here
 	var done []uint8
 	away := slices.Clone(bad.away)
+	unnamed := false // a member was not looked at, and no row names it: only a mark may tell of it
 	for pos, num := range g.Drives {
+		missed := slices.Contains(bad.away, num) // it may have come back since
+		unnamed = unnamed || missed && !slices.Contains(t.positions, uint8(pos))
 		if _, ok := h.drive(num); !ok {
 			away = append(away, num)
 			continue
 		}
 		here = append(here, pos)
-		if !slices.Contains(bad.away, num) { // it may have come back since
+		if !missed {
 			done = append(done, uint8(pos))
 		}
 	}
 	// The rows come last, as this also settles the register: until then its mark must say that
 	// shards may be missing. If some still are, a repair row says so from now on.
-	unnamed := false // a member that was not looked at, and that no row names: only a mark may tell of it
-	for pos, num := range g.Drives {
-		unnamed = unnamed || slices.Contains(bad.away, num) && !slices.Contains(t.positions, uint8(pos))
-	}
 	settled := stateOf(view)
 	if unnamed && len(t.unsettled) == 0 {
 		settled = metadata.Ballot{} // the marks of others stay
